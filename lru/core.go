@@ -1,6 +1,7 @@
 package lru
 
 import (
+	"math"
 	"slices"
 
 	"github.com/sysblocks/sysblocks/internal/arena"
@@ -15,22 +16,57 @@ import (
 //	weight() ≤ capacity
 //	with weights: weight = Σ weights[n] over the entries n, and 1 ≤ weights[n] ≤ capacity
 type core[K comparable, V any] struct {
+	sets, evictions uint64
+	arena           arena.Arena[K, V]
+
 	hits, misses uint64
-	arena        arena.Arena[K, V]
 	capacity     uint64
-	fifo         bool
+	order        Order
+	exact        bool // a hit moves its entry to the front at once and always
 
 	weighted bool
 	weights  []uint32 // by node, as long as the arena's nodes
 	weight   uint64
-
-	sets, evictions uint64
 }
 
-func (c *core[K, V]) init(config *Config[K, V], capacity uint64) {
-	c.capacity = capacity
-	c.fifo = config.Order == Insertion
+// init prepares a zero core. If it is not exact, a hit may leave an entry of the most
+// recent quarter where it is.
+func (c *core[K, V]) init(config *Config[K, V], capacity uint64, exact bool) {
 	c.weighted = config.Weigher != nil
+	c.order = config.Order
+	c.exact = exact
+	c.setCapacity(capacity)
+}
+
+func (c *core[K, V]) setCapacity(capacity uint64) {
+	c.capacity = capacity
+	c.setSlack()
+}
+
+// setSlack says which entries a hit leaves where they are: none, all, or those of the most
+// recent quarter. By weight, capacity does not tell how many entries there are; what
+// the arena has room for does, within a factor of two.
+func (c *core[K, V]) setSlack() {
+	switch {
+	case c.order == Insertion:
+		c.arena.SetSlack(math.MaxInt)
+	case c.exact:
+		c.arena.SetSlack(0)
+	case c.weighted:
+		c.arena.SetSlack(c.arena.Room() / 4)
+	default:
+		c.arena.SetSlack(int(c.capacity / 4))
+	}
+}
+
+// maxLen returns the largest number of entries, whatever their weights.
+func (c *core[K, V]) maxLen() int { return maxLen(c.exact) }
+
+func maxLen(exact bool) int {
+	if exact {
+		return arena.MaxLen
+	}
+	return arena.MaxLenSlack
 }
 
 func (c *core[K, V]) get(h uint32, k K) (v V, ok bool) {
@@ -39,11 +75,7 @@ func (c *core[K, V]) get(h uint32, k K) (v V, ok bool) {
 		c.misses++
 		return v, false
 	}
-	c.hits++
-	if !c.fifo {
-		c.arena.Promote(n)
-	}
-	return *c.arena.Value(n), true
+	return c.use(n), true
 }
 
 func (c *core[K, V]) peek(h uint32, k K) (v V, ok bool) {
@@ -55,7 +87,15 @@ func (c *core[K, V]) peek(h uint32, k K) (v V, ok bool) {
 
 // set stores v under k, with weight w, unless w is more than the capacity.
 func (c *core[K, V]) set(h uint32, k K, v V, w uint32, out *departures[K, V]) (stored, evicted bool) {
-	return c.put(c.arena.Find(h, k), h, k, v, w, out)
+	n := c.arena.Find(h, k)
+	if n == 0 && out == nil && !c.weighted && uint64(c.arena.Len()) == c.capacity {
+		// What put comes to in a full cache, without three calls.
+		c.sets++
+		c.evictions++
+		c.arena.Replace(c.arena.Back(), h, k, v)
+		return true, true
+	}
+	return c.put(n, h, k, v, w, out)
 }
 
 // put is set for a caller that has looked k up already: n is its node, or 0.
@@ -84,9 +124,7 @@ func (c *core[K, V]) update(n uint32, v V, w uint32, out *departures[K, V]) {
 		out.add(*c.arena.Key(n), *p, Replaced)
 	}
 	*p = v
-	if !c.fifo {
-		c.arena.Promote(n)
-	}
+	c.arena.Promote(n)
 	if c.weighted {
 		c.weight += uint64(w) - uint64(c.weights[n])
 		c.weights[n] = w
@@ -117,7 +155,7 @@ func (c *core[K, V]) insert(h uint32, k K, v V, w uint32, out *departures[K, V])
 		c.arena.Insert(h, k, v)
 		return
 	}
-	for c.weight+uint64(w) > c.capacity || c.arena.Len() == arena.MaxLen {
+	for c.weight+uint64(w) > c.capacity || c.arena.Len() == c.maxLen() {
 		c.evict(c.arena.Back(), out)
 	}
 	c.grow()
@@ -135,7 +173,7 @@ func (c *core[K, V]) grow() {
 
 // reserve makes room for n entries in all, or for as many as there can be.
 func (c *core[K, V]) reserve(n int) {
-	n = int(min(uint64(n), c.capacity, arena.MaxLen))
+	n = int(min(uint64(n), c.capacity, uint64(c.maxLen())))
 	if c.weighted {
 		// Reserve numbers the nodes anew, in list order.
 		weights := make([]uint32, 1, n+1)
@@ -145,6 +183,9 @@ func (c *core[K, V]) reserve(n int) {
 		c.weights = weights[:n+1]
 	}
 	c.arena.Reserve(n)
+	if c.weighted {
+		c.setSlack()
+	}
 }
 
 func (c *core[K, V]) evict(n uint32, out *departures[K, V]) {
@@ -176,9 +217,7 @@ func (c *core[K, V]) setIfAbsent(h uint32, k K, v V, w uint32, out *departures[K
 // use is a hit on entry n.
 func (c *core[K, V]) use(n uint32) V {
 	c.hits++
-	if !c.fifo {
-		c.arena.Promote(n)
-	}
+	c.arena.Promote(n)
 	return *c.arena.Value(n)
 }
 
@@ -216,9 +255,7 @@ func (c *core[K, V]) compute(h uint32, k K, f func(V, bool) (V, Op), weigh func(
 		c.remove(n, Deleted, out)
 		return none, false
 	}
-	if !c.fifo {
-		c.arena.Promote(n)
-	}
+	c.arena.Promote(n)
 	return old, true
 }
 
@@ -236,7 +273,7 @@ func (c *core[K, V]) delete(h uint32, k K, out *departures[K, V]) (v V, ok bool)
 // longer be used.
 func (c *core[K, V]) resize(capacity uint64, out *departures[K, V]) (evicted int) {
 	before := c.evictions
-	c.capacity = capacity
+	c.setCapacity(capacity)
 	for c.held() > capacity {
 		c.evict(c.arena.Back(), out)
 	}

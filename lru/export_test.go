@@ -1,6 +1,9 @@
 package lru
 
-import "fmt"
+import (
+	"fmt"
+	"hash/maphash"
+)
 
 // check returns an error that says which invariant does not hold, or nil.
 func (c *core[K, V]) check() error {
@@ -45,12 +48,16 @@ func (c *Cache[K, V]) check() error {
 }
 
 // degrade makes hashes agree but in the bits of mask.
-func (c *Local[K, V]) degrade(mask uint64) { c.hasher.Degrade(mask) }
-func (c *Cache[K, V]) degrade(mask uint64) { c.hasher.Degrade(mask) }
+func (c *Local[K, V]) degrade(mask uint64) { c.hasher.Mask = mask }
+func (c *Cache[K, V]) degrade(mask uint64) { c.hasher.Mask = mask }
 
 func (c *Local[K, V]) shardOf(K) int { return 0 }
 func (c *Cache[K, V]) shardOf(k K) int {
-	return int(uint32(c.hasher.Hash(k)>>32) & uint32(c.shards()-1))
+	return int(uint32(c.hash(k)>>32) & uint32(c.shards()-1))
+}
+
+func (c *Cache[K, V]) hash(k K) uint64 {
+	return maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
 }
 
 func (c *Local[K, V]) shards() int { return 1 }

@@ -2,6 +2,7 @@ package lru
 
 import (
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"slices"
 
@@ -12,7 +13,7 @@ import (
 // not safe for concurrent use.
 type Local[K comparable, V any] struct {
 	core   core[K, V]
-	hasher arena.Hasher[K]
+	hasher arena.Hasher
 	config Config[K, V]
 	spare  *departures[K, V] // of an earlier call, for its memory
 }
@@ -29,12 +30,14 @@ func NewLocal[K comparable, V any](config Config[K, V]) (*Local[K, V], error) {
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	c := &Local[K, V]{hasher: arena.NewHasher[K](), config: config}
-	c.core.init(&config, uint64(config.Capacity))
+	c := &Local[K, V]{hasher: arena.NewHasher(), config: config}
+	c.core.init(&config, uint64(config.Capacity), true)
 	return c, nil
 }
 
-func (c *Local[K, V]) hash(k K) uint32 { return uint32(c.hasher.Hash(k)) }
+func (c *Local[K, V]) hash(k K) uint32 {
+	return uint32(maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask)
+}
 
 // Get returns the value under k, and whether there is one. It makes the entry the
 // most recently used, in the order RecentUse. Complexity: O(1).

@@ -1,9 +1,8 @@
-// Package lru provides caches of bounded size that evict what was least recently used,
-// or least recently inserted.
 package lru
 
 import (
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"sync"
 	"sync/atomic"
@@ -145,7 +144,7 @@ func (s *Stats) add(t Stats) {
 // its shard, but never while it is among the most recently used three quarters of its
 // shard. With one shard the order is exact.
 type Cache[K comparable, V any] struct {
-	hasher arena.Hasher[K]
+	hasher arena.Hasher
 	table  atomic.Pointer[table[K, V]]
 	config Config[K, V] // as given to New
 
@@ -159,7 +158,7 @@ func New[K comparable, V any](config Config[K, V]) (*Cache[K, V], error) {
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	c := &Cache[K, V]{hasher: arena.NewHasher[K](), config: config}
+	c := &Cache[K, V]{hasher: arena.NewHasher(), config: config}
 	c.capacity.Store(int64(config.Capacity))
 	c.table.Store(newTable(&config, config.Capacity))
 	return c, nil
@@ -182,7 +181,7 @@ func (config *Config[K, V]) validateCapacity(capacity int) error {
 		return fmt.Errorf("lru: Capacity must be at least 1, got %d", capacity)
 	}
 	shards := config.shardsFor(capacity)
-	if most := int64(shards) * arena.MaxLen; config.Weigher == nil && int64(capacity) > most {
+	if most := int64(shards) * int64(maxLen(shards == 1)); config.Weigher == nil && int64(capacity) > most {
 		return fmt.Errorf("lru: Capacity must be at most %d with %d shards, got %d", most, shards, capacity)
 	}
 	return nil
@@ -198,21 +197,69 @@ func (config *Config[K, V]) weigh(k K, v V) uint32 {
 
 // Get returns the value under k, and whether there is one. It makes the entry the
 // most recently used, in the order RecentUse. Complexity: O(1).
-func (c *Cache[K, V]) Get(k K) (V, bool) {
-	h := c.hasher.Hash(k)
-	s := c.lock(h)
+func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
+	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
+	t := c.table.Load()
+	if t.exact {
+		return c.getLocked(h, k)
+	}
+	s := t.of(h)
+	r := s.lock.TryRLock()
+	if r == nil {
+		return c.getLocked(h, k)
+	}
+	n := s.core.arena.Find(uint32(h), k)
+	if n == 0 {
+		if s.retired {
+			r.RUnlock()
+			return c.getLocked(h, k)
+		}
+		if r.RUnlockMiss() {
+			c.tidyUp(s)
+		}
+		return v, false
+	}
+	v = *s.core.arena.Value(n)
+	if !s.core.arena.Near(n) && !r.Note(n) {
+		// There is no room for another note. Whoever locks for writing first makes some.
+		if s.lock.TryUpgrade(r) {
+			s.tidy()
+			s.core.arena.Promote(n)
+			s.lock.Unlock()
+			return v, true
+		}
+		return c.getLocked(h, k)
+	}
+	if r.RUnlockHit() {
+		c.tidyUp(s)
+	}
+	return v, true
+}
+
+// getLocked is Get under the lock for writing.
+func (c *Cache[K, V]) getLocked(h uint64, k K) (V, bool) {
+	s := c.lockFor(h)
 	v, ok := s.core.get(uint32(h), k)
-	s.mu.Unlock()
+	s.lock.Unlock()
 	return v, ok
 }
 
 // Peek returns the value under k, and whether there is one. Unlike Get, it changes
 // neither the order nor the statistics. Complexity: O(1).
 func (c *Cache[K, V]) Peek(k K) (V, bool) {
-	h := c.hasher.Hash(k)
-	s := c.lock(h)
+	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
+	s := c.table.Load().of(h)
+	if r := s.lock.TryRLock(); r != nil {
+		v, ok := s.core.peek(uint32(h), k)
+		retired := s.retired
+		r.RUnlock()
+		if !retired {
+			return v, ok
+		}
+	}
+	s = c.lockFor(h)
 	v, ok := s.core.peek(uint32(h), k)
-	s.mu.Unlock()
+	s.lock.Unlock()
 	return v, ok
 }
 
@@ -234,11 +281,11 @@ func (c *Cache[K, V]) Contains(k K) bool {
 // Complexity: O(1), amortised while the cache still grows, and for each entry evicted.
 func (c *Cache[K, V]) Set(k K, v V) (stored, evicted bool) {
 	w := c.config.weigh(k, v)
-	h := c.hasher.Hash(k)
-	s := c.lock(h)
+	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
+	s := c.lockFor(h)
 	out := c.departures(s)
 	stored, evicted = s.core.set(uint32(h), k, v, w, out)
-	s.mu.Unlock()
+	s.lock.Unlock()
 	c.report(s, out)
 	return stored, evicted
 }
@@ -248,11 +295,11 @@ func (c *Cache[K, V]) Set(k K, v V) (stored, evicted bool) {
 // Complexity: as Set.
 func (c *Cache[K, V]) SetIfAbsent(k K, v V) (actual V, loaded bool) {
 	w := c.config.weigh(k, v)
-	h := c.hasher.Hash(k)
-	s := c.lock(h)
+	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
+	s := c.lockFor(h)
 	out := c.departures(s)
 	actual, loaded = s.core.setIfAbsent(uint32(h), k, v, w, out)
-	s.mu.Unlock()
+	s.lock.Unlock()
 	c.report(s, out)
 	return actual, loaded
 }
@@ -268,7 +315,7 @@ func (c *Cache[K, V]) SetIfAbsent(k K, v V) (actual V, loaded bool) {
 //
 // Complexity: as Set, beside f.
 func (c *Cache[K, V]) Compute(k K, f func(old V, ok bool) (V, Op)) (V, bool) {
-	h := c.hasher.Hash(k)
+	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
 	s, v, ok, out := c.compute(h, k, f)
 	c.report(s, out)
 	return v, ok
@@ -276,8 +323,8 @@ func (c *Cache[K, V]) Compute(k K, f func(old V, ok bool) (V, Op)) (V, bool) {
 
 // compute is Compute up to the report, which must come after the unlocking.
 func (c *Cache[K, V]) compute(h uint64, k K, f func(V, bool) (V, Op)) (s *shard[K, V], v V, ok bool, out *departures[K, V]) {
-	s = c.lock(h)
-	defer s.mu.Unlock()
+	s = c.lockFor(h)
+	defer s.lock.Unlock()
 	out = c.departures(s)
 	v, ok = s.core.compute(uint32(h), k, f, c.config.weigh, out)
 	return s, v, ok, out
@@ -286,11 +333,11 @@ func (c *Cache[K, V]) compute(h uint64, k K, f func(V, bool) (V, Op)) (s *shard[
 // Delete removes the value under k and returns it, and whether there was one.
 // Complexity: O(1).
 func (c *Cache[K, V]) Delete(k K) (V, bool) {
-	h := c.hasher.Hash(k)
-	s := c.lock(h)
+	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
+	s := c.lockFor(h)
 	out := c.departures(s)
 	v, ok := s.core.delete(uint32(h), k, out)
-	s.mu.Unlock()
+	s.lock.Unlock()
 	c.report(s, out)
 	return v, ok
 }
@@ -303,9 +350,9 @@ func (c *Cache[K, V]) Clear() {
 		for i := range t.shards {
 			s := &t.shards[i]
 			out := c.departures(s)
-			s.mu.Lock()
+			s.lockAll()
 			s.core.clear(out)
-			s.mu.Unlock()
+			s.lock.Unlock()
 			c.report(s, out)
 		}
 		// A Resize that gave the cache other shards may have brought entries to safety.
@@ -362,7 +409,7 @@ func (c *Cache[K, V]) Cap() int { return int(c.capacity.Load()) }
 func (c *Cache[K, V]) Stats() Stats {
 	var sum Stats
 	for s := range c.locked() {
-		sum.add(s.core.stats())
+		sum.add(s.stats())
 	}
 	return sum
 }
@@ -378,9 +425,9 @@ func (c *Cache[K, V]) All() iter.Seq2[K, V] {
 		t := c.table.Load()
 		for i := range t.shards {
 			s := &t.shards[i]
-			s.mu.Lock()
+			s.lockAll()
 			entries = s.core.appendAll(entries[:0])
-			s.mu.Unlock()
+			s.lock.Unlock()
 			for _, e := range entries {
 				if !yield(e.key, e.value) {
 					return

@@ -44,8 +44,11 @@ var (
 type model struct {
 	list     []modelEntry
 	capacity int
+	room     int // entries that there is memory for
 	fifo     bool
-	slack    bool // hits in the young quarter move nothing
+	slack    bool // hits on entries that are near move nothing
+	era      int
+	inEra    int
 	weigh    func(k, v int) uint32
 	left     *[]departure[int, int]
 	stats    Stats
@@ -53,7 +56,7 @@ type model struct {
 
 type modelEntry struct {
 	key, value, weight int
-	young              bool
+	era                int // in which it was put in front
 }
 
 func (m *model) find(k int) int {
@@ -67,23 +70,60 @@ func (m *model) leave(i int, cause Cause) modelEntry {
 	return e
 }
 
+// insert adds an entry in front, in an arena that doubles when it is full.
+func (m *model) insert(e modelEntry) {
+	if len(m.list) == m.room {
+		m.room = min(max(8, 2*m.room), m.capacity)
+		// Growth moves all entries, and with weights it gives the eras another length.
+		era := m.inEra
+		m.forget()
+		if m.weigh == nil {
+			m.inEra = era
+		}
+	}
+	m.pushFront(e)
+}
+
+// pushFront puts an entry in front and counts it, as package arena does: an era is a
+// quarter of the slack, and an entry of one of the last four eras is near.
 func (m *model) pushFront(e modelEntry) {
-	e.young = m.slack
+	e.era = m.era
 	m.list = slices.Insert(m.list, 0, e)
-	if m.slack {
-		youngs := 0
-		for i := range m.list {
-			if m.list[i].young {
-				if youngs++; youngs > len(m.list)/4 {
-					m.list[i].young = false
-				}
-			}
+	if len := m.eraLen(); len > 0 {
+		if m.inEra++; m.inEra >= len {
+			m.inEra = 0
+			m.era++
 		}
 	}
 }
 
+// eraLen returns the number of entries put in front in one era, 0 without slack.
+func (m *model) eraLen() int {
+	n := m.capacity / 4
+	if m.weigh != nil {
+		n = m.room / 4
+	}
+	if !m.slack || n < 16 {
+		return 0
+	}
+	return n / 4
+}
+
+// forget makes no entry near.
+func (m *model) forget() {
+	m.era += 4
+	m.inEra = 0
+}
+
+func (m *model) near(e modelEntry) bool { return m.eraLen() > 0 && m.era-e.era < 4 }
+
 func (m *model) use(i int) {
-	if e := m.list[i]; !m.fifo && !e.young {
+	e := m.list[i]
+	switch {
+	case m.fifo || m.near(e):
+	case i == 0:
+		m.list[0].era = m.era
+	default:
 		m.list = slices.Delete(m.list, i, i+1)
 		m.pushFront(e)
 	}
@@ -139,7 +179,7 @@ func (m *model) set(k, v int) (stored, evicted bool) {
 	m.stats.Sets++
 	if i < 0 {
 		evicted = m.shrink(k, w) > 0
-		m.pushFront(modelEntry{k, v, w, false})
+		m.insert(modelEntry{k, v, w, 0})
 		return true, evicted
 	}
 	*m.left = append(*m.left, departure[int, int]{k, m.list[i].value, Replaced})
@@ -194,7 +234,7 @@ func setups() []setup {
 	for _, shards := range []int{0, 1, 4} {
 		for _, order := range []Order{RecentUse, Insertion} {
 			for hash, mask := range map[string]uint64{"random": math.MaxUint64, "constant": 0, "shard": math.MaxUint32 << 32, "slot": math.MaxUint32} {
-				for _, capacity := range []int{1, 2, 7, 60} {
+				for _, capacity := range []int{1, 2, 7, 60, 400} {
 					name := fmt.Sprintf("shards=%d/order=%v/hash=%s/capacity=%d", shards, order, hash, capacity)
 					list = append(list,
 						setup{name + "/weights=no", capacity, shards, order, nil, mask},
@@ -308,6 +348,9 @@ func (r *run) step(op, k, v int) {
 		}
 	case 13:
 		n := 1 + v%80
+		if r.cache.Cap() > 80 || v%3 == 0 {
+			n += 300 // enough for slack
+		}
 		evicted, err := c.Resize(n)
 		require.NoError(t, err)
 		r.resize(n, evicted)
@@ -329,6 +372,8 @@ func (r *run) resize(n, evicted int) {
 		for i, m := range r.models {
 			m.capacity = int(share(n, shards, i))
 			m.shrink(-1, 0)
+			m.room = min(m.room, m.capacity)
+			m.forget()
 		}
 		return
 	}
@@ -344,7 +389,8 @@ func (r *run) resize(n, evicted int) {
 	r.models = nil
 	for i := range shards {
 		m := first
-		m.list, m.stats, m.capacity, m.slack = nil, Stats{}, int(share(n, shards, i)), shards > 1
+		m.list, m.stats, m.room, m.era, m.inEra = nil, Stats{}, 0, 0, 0
+		m.capacity, m.slack = int(share(n, shards, i)), shards > 1
 		r.models = append(r.models, &m)
 	}
 	r.models[0].stats = stats
@@ -352,7 +398,7 @@ func (r *run) resize(n, evicted int) {
 	for _, k := range slices.Backward(all) {
 		e := old[k]
 		delete(old, k)
-		r.model(k).pushFront(e)
+		r.model(k).insert(e)
 	}
 	r.want = append(r.want, r.got...)
 	require.Len(r.t, old, evicted)
@@ -430,7 +476,7 @@ func TestModel(t *testing.T) {
 					op = 3
 				}
 				// Values are distinct, so that each can be followed.
-				r.step(op, random.IntN(100), step)
+				r.step(op, random.IntN(10+s.capacity+s.capacity/2), step)
 			}
 		})
 	}

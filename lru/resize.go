@@ -1,5 +1,7 @@
 package lru
 
+import "hash/maphash"
+
 // resize is Resize with a valid capacity, up to the report of what was evicted.
 func (c *Cache[K, V]) resize(capacity int, out *departures[K, V]) (evicted int) {
 	c.resizing.Lock()
@@ -16,9 +18,9 @@ func (c *Cache[K, V]) resize(capacity int, out *departures[K, V]) (evicted int) 
 	}
 	for i := range t.shards {
 		s := &t.shards[i]
-		s.mu.Lock()
+		s.lockAll()
 		evicted += s.core.resize(share(capacity, n, i), out)
-		s.mu.Unlock()
+		s.lock.Unlock()
 	}
 	c.capacity.Store(int64(capacity))
 	return evicted
@@ -34,8 +36,8 @@ func (c *Cache[K, V]) reshard(from *table[K, V], capacity int, out *departures[K
 	longest := 0
 	for i := range from.shards {
 		s := &from.shards[i]
-		s.mu.Lock()
-		sum.add(s.core.stats())
+		s.lockAll()
+		sum.add(s.stats())
 		longest = max(longest, s.core.arena.Len())
 	}
 
@@ -64,7 +66,7 @@ func (c *Cache[K, V]) reshard(from *table[K, V], capacity int, out *departures[K
 		s := &from.shards[i]
 		s.retired = true
 		s.core = core[K, V]{}
-		s.mu.Unlock()
+		s.lock.Unlock()
 	}
 	return evicted
 }
@@ -78,7 +80,7 @@ func (c *Cache[K, V]) move(from *core[K, V], to *table[K, V], out *departures[K,
 		w = from.weights[n]
 	}
 	from.remove(n, Evicted, nil)
-	h := c.hasher.Hash(k)
+	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
 	s := to.of(h)
 	if uint64(w) > s.core.capacity {
 		out.add(k, v, Evicted)

@@ -4,16 +4,26 @@ import (
 	"iter"
 	"math/bits"
 	"runtime"
-	"sync"
 	"sync/atomic"
+
+	"github.com/sysblocks/sysblocks/internal/readlock"
 )
 
 const (
 	// maxShards bounds Config.Shards: no machine gains from more.
 	maxShards = 1 << 16
 
-	// shardsPerProc is how many shards there are by default for each CPU.
-	shardsPerProc = 64
+	// shardsPerProc and maxDefaultShards say how many shards there are by default for
+	// each CPU, and at the most. Readers do not get in each other's way within a shard;
+	// the number is for writers, of whom two at once should seldom meet.
+	shardsPerProc    = 16
+	maxDefaultShards = 256
+
+	// stripesPerProc and maxStripes say in how many stripes of a lock the readers
+	// announce themselves: a goroutine on another CPU uses the same one, and so slows
+	// the reader down, with a chance of one in eight or less on up to four CPUs.
+	stripesPerProc = 4
+	maxStripes     = 16
 
 	// minShare is the least capacity of a shard that is chosen by default. Keys fall
 	// on shards unevenly, the more so the fewer of them a shard has, and what one shard
@@ -26,16 +36,22 @@ const (
 // Resize asks for a capacity to which another number belongs.
 type table[K comparable, V any] struct {
 	shards []shard[K, V] // a power of two of them
+
+	// exact says that each use of an entry must find its place in the one order of all
+	// uses, so that there are no readers.
+	exact bool
 }
 
-// A shard is one part of a cache, with a lock of its own.
+// A shard is one part of a cache, with a lock of its own. Readers use the core's get and
+// peek only up to the first write; what a hit should have written they note in the lock,
+// for the next writer, so that no eviction comes before it.
 type shard[K comparable, V any] struct {
-	mu      sync.Mutex
-	core    core[K, V] // the fields that a hit needs come first, on the cache line of mu
-	retired bool       // the shard is not in the cache's table any more, and is empty
+	lock    readlock.Lock[K] // with the beginning of core on one cache line: what a Set changes
+	core    core[K, V]
+	retired bool // the shard is not in the cache's table any more, and is empty
 
 	// spare is the departures of an earlier call, for its memory. It is apart from what
-	// mu guards because a call gives it back after it has released mu.
+	// the lock guards because a call gives it back after it has unlocked.
 	spare atomic.Pointer[departures[K, V]]
 
 	// The end of one shard and the beginning of the next are not on one cache line,
@@ -46,19 +62,21 @@ type shard[K comparable, V any] struct {
 // newTable returns empty shards for a capacity.
 func newTable[K comparable, V any](config *Config[K, V], capacity int) *table[K, V] {
 	n := config.shardsFor(capacity)
-	t := &table[K, V]{shards: make([]shard[K, V], n)}
+	t := &table[K, V]{
+		shards: make([]shard[K, V], n),
+		exact:  n == 1 && config.Order == RecentUse,
+	}
+	stripes := 1
+	if !t.exact {
+		stripes = stripesFor(runtime.GOMAXPROCS(0))
+	}
 	for i := range t.shards {
-		c := &t.shards[i].core
-		c.init(config, share(capacity, n, i))
-		if n > 1 {
-			c.arena.SetYoung(youngShift)
-		}
+		s := &t.shards[i]
+		s.lock.Init(stripes)
+		s.core.init(config, share(capacity, n, i), n == 1)
 	}
 	return t
 }
-
-// youngShift makes the young segment, in which a hit moves nothing, a quarter of a shard.
-const youngShift = 2
 
 // share returns the part of capacity that shard i of n has. The parts add up to
 // capacity, and none of them shrinks when the capacity grows.
@@ -72,10 +90,19 @@ func share(capacity, n, i int) uint64 {
 // shardsFor returns the number of shards for a capacity: a power of two, at most capacity.
 func (config *Config[K, V]) shardsFor(capacity int) int {
 	if config.Shards == 0 {
-		return floorPow2(max(1, min(shardsPerProc*runtime.GOMAXPROCS(0), capacity/minShare, maxShards)))
+		return floorPow2(max(1, min(shardsPerProc*runtime.GOMAXPROCS(0), maxDefaultShards, capacity/minShare)))
 	}
 	ceil := 1 << bits.Len(uint(config.Shards-1))
 	return min(ceil, floorPow2(capacity))
+}
+
+// stripesFor returns the number of stripes in which readers announce themselves. With one
+// CPU no two of them can disturb each other.
+func stripesFor(procs int) int {
+	if procs == 1 {
+		return 1
+	}
+	return min(stripesPerProc*floorPow2(procs), maxStripes)
 }
 
 // floorPow2 returns the largest power of two that is at most n, which is at least 1.
@@ -87,18 +114,27 @@ func (t *table[K, V]) of(h uint64) *shard[K, V] {
 	return &t.shards[uint32(h>>32)&uint32(len(t.shards)-1)]
 }
 
-// lock returns the shard to which a hash belongs, locked.
-func (c *Cache[K, V]) lock(h uint64) *shard[K, V] {
-	for {
-		s := c.table.Load().of(h)
-		s.mu.Lock()
-		if !s.retired {
-			return s
-		}
+// lockFor returns the shard to which a hash belongs, locked for writing.
+func (c *Cache[K, V]) lockFor(h uint64) *shard[K, V] {
+	s := c.table.Load().of(h)
+	s.lockAll()
+	for s.retired {
 		// Resize has stored another table before it unlocked this shard.
-		s.mu.Unlock()
+		s.lock.Unlock()
+		s = c.table.Load().of(h)
+		s.lockAll()
+	}
+	return s
+}
+
+// lockAll locks the shard for writing, and does what its readers have noted.
+func (s *shard[K, V]) lockAll() {
+	if s.lock.Lock() {
+		s.tidy()
 	}
 }
+
+func (s *shard[K, V]) tidy() { s.lock.Tidy(s.core.arena.Promote) }
 
 // locked ranges over the shards, each locked while the loop's body runs, which must not
 // call the user's functions. No Resize runs meanwhile, so no entry is seen twice or missed
@@ -110,9 +146,9 @@ func (c *Cache[K, V]) locked() iter.Seq[*shard[K, V]] {
 		t := c.table.Load()
 		for i := range t.shards {
 			s := &t.shards[i]
-			s.mu.Lock()
+			s.lockAll()
 			more := yield(s)
-			s.mu.Unlock()
+			s.lock.Unlock()
 			if !more {
 				return
 			}
@@ -125,6 +161,10 @@ func (c *Cache[K, V]) departures(s *shard[K, V]) *departures[K, V] {
 	if c.config.OnEvict == nil {
 		return nil
 	}
+	return s.takeSpare()
+}
+
+func (s *shard[K, V]) takeSpare() *departures[K, V] {
 	if out := s.spare.Swap(nil); out != nil {
 		return out
 	}
@@ -134,7 +174,28 @@ func (c *Cache[K, V]) departures(s *shard[K, V]) *departures[K, V] {
 // report tells the user what has left. No lock is held.
 func (c *Cache[K, V]) report(s *shard[K, V], out *departures[K, V]) {
 	if out != nil {
-		out.report(c.config.OnEvict)
-		s.spare.Store(out)
+		c.reportTo(s, out)
 	}
+}
+
+func (c *Cache[K, V]) reportTo(s *shard[K, V], out *departures[K, V]) {
+	out.report(c.config.OnEvict)
+	s.spare.Store(out)
+}
+
+// tidyUp does what the readers of a shard have noted, and brings their counts to safety.
+func (c *Cache[K, V]) tidyUp(s *shard[K, V]) {
+	s.lock.Lock()
+	s.tidy()
+	s.lock.Unlock()
+}
+
+// stats returns the statistics of a shard, which is locked for writing.
+func (s *shard[K, V]) stats() Stats {
+	s.tidy()
+	sum := s.core.stats()
+	hits, misses := s.lock.Counts()
+	sum.Hits += hits
+	sum.Misses += misses
+	return sum
 }

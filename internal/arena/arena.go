@@ -1,44 +1,52 @@
 package arena
 
-// MaxLen is the largest number of entries that an Arena can hold: node numbers have
-// 31 bits, and number 0 is the sentinel.
-const MaxLen = 1<<31 - 2
+import "math"
 
-// young is the top bit of a node's prev field: whether the node is in the young
-// segment of the list (see Promote). It stands there because prev is on the cache
-// line that a look-up has just read.
-const young = 1 << 31
+const (
+	// MaxLen is the largest number of entries that an Arena can hold.
+	MaxLen = 1<<31 - 2
+
+	// MaxLenSlack is the same for an Arena with slack (see SetSlack), where 8 of the 32 bits
+	// of a link are needed for the era.
+	MaxLenSlack = 1<<eraShift - 2
+)
 
 // An Arena holds entries under distinct keys, in a list from front to back.
-// Nodes are named by number; 0 names none. An Arena is not safe for concurrent use.
-// The zero value is an empty arena.
+// Nodes are named by number; 0 names none. An Arena is not safe for concurrent use, but
+// calls that only read may run together: Len, Key, Value, Front, Back, Next, Prev, Full,
+// Room, Find and Near. The zero value is an empty arena.
 //
 // Invariants, checked by Check:
 //
-//	{n : n reachable from the sentinel} = {n : n in the index}, Len() of them
-//	nodes[nodes[n].prev].next = n = nodes[nodes[n].next].prev
-//	the first youngLen nodes, and no others, carry the young mark; edge is the last
-//	of them, or 0; youngLen ≤ max(len >> youngShift) over the list since the last push
-//	every number below used is the sentinel, in the list, or free, and only one of these
-//	a free node's key and value are zero
+//	{n : n reachable from head} = {n : n in the index}, Len() of them
+//	Prev(Next(n)) = n = Next(Prev(n)), with head and tail as Next(0) and Prev(0)
+//	every number from 1 to used-1 is in the list or free, and not both
+//	a node that is not in the list has a zero key and a zero value
+//	Near(n) ⇒ fewer than slack nodes are in front of n
 type Arena[K comparable, V any] struct {
-	nodes   []node[K, V] // nodes[0] is the sentinel of the circular list
-	hashes  []uint32     // hashes[n] belongs to nodes[n]
+	// What a write changes comes first, and fits on the cache line of its lock; what
+	// follows changes rarely, so that other CPUs keep it in their caches.
+	head, tail uint32 // of the list
+	clock      uint32 // era<<24 | number of nodes put in front in this era
+	sweep      uint32 // the node whose age is looked at next
+
+	nodes   []node[K, V] // nodes[0] is not used
 	buckets []bucket
+	mask    uint32   // of a node's prev field: the bits of the link
+	near    uint32   // a node is near if it was put in front fewer eras ago
+	eraLen  uint32   // nodes put in front in one era
+	hashes  []uint32 // hashes[n] belongs to nodes[n]
 
-	used int    // nodes[used:] have never been used
 	free uint32 // first free node, chained by next; 0: none
+	used int    // nodes[used:] have never been used
 	len  int
-
-	youngLen   int
-	youngShift uint8 // the young segment holds at most len >> youngShift; 0: there is none
-	edge       uint32
 }
 
 type node[K comparable, V any] struct {
-	key        K
-	value      V
-	prev, next uint32
+	key   K
+	value V
+	prev  uint32 // the link, and with slack, the era above it: see eraShift
+	next  uint32
 }
 
 // Len returns the number of entries.
@@ -51,26 +59,16 @@ func (a *Arena[K, V]) Key(n uint32) *K { return &a.nodes[n].key }
 func (a *Arena[K, V]) Value(n uint32) *V { return &a.nodes[n].value }
 
 // Front returns the first node of the list, or 0.
-func (a *Arena[K, V]) Front() uint32 {
-	if a.len == 0 {
-		return 0
-	}
-	return a.nodes[0].next
-}
+func (a *Arena[K, V]) Front() uint32 { return a.head }
 
 // Back returns the last node of the list, or 0.
-func (a *Arena[K, V]) Back() uint32 {
-	if a.len == 0 {
-		return 0
-	}
-	return a.nodes[0].prev
-}
+func (a *Arena[K, V]) Back() uint32 { return a.tail }
 
 // Next returns the node behind n, or 0.
 func (a *Arena[K, V]) Next(n uint32) uint32 { return a.nodes[n].next }
 
 // Prev returns the node before n, or 0.
-func (a *Arena[K, V]) Prev(n uint32) uint32 { return a.nodes[n].prev &^ young }
+func (a *Arena[K, V]) Prev(n uint32) uint32 { return a.nodes[n].prev & a.mask }
 
 // Full reports whether the next Insert must be preceded by a Reserve or a Remove.
 func (a *Arena[K, V]) Full() bool { return a.len+1 >= len(a.nodes) }
@@ -83,35 +81,36 @@ func (a *Arena[K, V]) Clear() {
 	clear(a.nodes)
 	clear(a.buckets)
 	a.used = min(1, len(a.nodes))
-	a.free, a.len, a.youngLen, a.edge = 0, 0, 0, 0
+	a.head, a.tail, a.free, a.len = 0, 0, 0, 0
 }
 
 // Reserve makes room for n entries in all and no more than n, which must be at least
 // Len and at most MaxLen. It moves entries to new nodes, in list order, so that
-// node numbers change and entries near in the list become near in memory.
-// Complexity: O(n).
+// node numbers change and entries near in the list become near in memory. No node is
+// near afterwards, if SetSlack has been given a number of nodes. Complexity: O(n).
 func (a *Arena[K, V]) Reserve(n int) {
 	nodes, hashes, buckets := make([]node[K, V], n+1), make([]uint32, n+1), make([]bucket, bucketsFor(n))
 	old, oldHashes := a.nodes, a.hashes
+	if a.mask == 0 {
+		a.mask = math.MaxUint32 // an arena without slack
+	}
 	a.nodes, a.hashes, a.buckets = nodes, hashes, buckets
 
 	to := uint32(0)
-	if a.len > 0 {
-		for from := old[0].next; from != 0; from = old[from].next {
-			to++
-			nodes[to] = node[K, V]{
-				key: old[from].key, value: old[from].value,
-				prev: to - 1 | old[from].prev&young, next: to + 1,
-			}
-			hashes[to] = oldHashes[from]
-			a.link(hashes[to], to)
+	for from := a.head; from != 0; from = old[from].next {
+		to++
+		nodes[to] = node[K, V]{
+			key: old[from].key, value: old[from].value,
+			prev: to - 1 | a.stamp(aged), next: to + 1,
 		}
+		hashes[to] = oldHashes[from]
+		a.link(hashes[to], to)
 	}
 	nodes[to].next = 0
-	nodes[0].next, nodes[0].prev = min(1, to), to
-	a.edge = uint32(a.youngLen)
+	a.head, a.tail = min(1, to), to
 	a.used = int(to) + 1
 	a.free = 0
+	a.sweep = 0
 }
 
 // Insert adds k, which must not be there, with value v at the front of the list.
@@ -153,65 +152,46 @@ func (a *Arena[K, V]) Replace(n, h uint32, k K, v V) {
 	a.toFront(n)
 }
 
-// SetYoung makes the first 1/2^shift of the list the young segment, whose nodes
-// Promote leaves where they are; shift 0 is for none. The arena must be empty.
-func (a *Arena[K, V]) SetYoung(shift uint8) { a.youngShift = shift }
-
-// Promote moves node n to the front, unless it is young already. A caller that can
-// bear an order that is off by at most the young segment saves the writes to up to
-// five nodes on nearly every hit, because hits fall mostly on nodes near the front.
-func (a *Arena[K, V]) Promote(n uint32) {
-	if a.nodes[n].prev&young == 0 {
-		a.toFront(n)
-	}
-}
-
 // toFront moves node n to the front.
 func (a *Arena[K, V]) toFront(n uint32) {
-	if a.nodes[0].next != n {
-		a.detach(n)
-		a.pushFront(n)
+	if a.head == n {
+		a.nodes[n].prev = a.stamp(0)
+		return
 	}
+	a.detach(n)
+	a.pushFront(n)
 }
 
 // detach takes node n out of the list.
 func (a *Arena[K, V]) detach(n uint32) {
-	nd := &a.nodes[n]
-	prev, next := nd.prev&^young, nd.next
-	if nd.prev&young != 0 {
-		a.youngLen--
-		if a.edge == n {
-			a.edge = prev
-		}
+	nodes, mask := a.nodes, a.mask
+	prev, next := nodes[n].prev&mask, nodes[n].next
+	if prev == 0 {
+		a.head = next
+	} else {
+		nodes[prev].next = next
 	}
-	a.nodes[prev].next = next
-	at := &a.nodes[next].prev
-	*at = *at&young | prev
+	if next == 0 {
+		a.tail = prev
+	} else {
+		at := &nodes[next].prev
+		*at = *at&^mask | prev
+	}
 }
 
-// pushFront puts node n, which is in no list, at the front, and as the first of the
-// young segment, whose last node then grows old if the segment is over its size.
+// pushFront puts node n, which is in no list, at the front.
 func (a *Arena[K, V]) pushFront(n uint32) {
-	first := a.nodes[0].next
-	a.nodes[0].next = n
-	at := &a.nodes[first].prev
-	*at = *at&young | n
-	nd := &a.nodes[n]
-	nd.next = first
-	nd.prev = 0
-	if a.youngShift == 0 {
-		return
+	nodes, first := a.nodes, a.head
+	if first == 0 {
+		a.tail = n
+	} else {
+		at := &nodes[first].prev
+		*at = *at&^a.mask | n
 	}
-	nd.prev = young
-	if a.youngLen++; a.youngLen == 1 {
-		a.edge = n
-	}
-	// More than one turn only after removals have shortened the list; each is paid for
-	// by the call that made its node young.
-	for a.youngLen > a.len>>a.youngShift {
-		last := &a.nodes[a.edge].prev
-		*last &^= young
-		a.edge = *last
-		a.youngLen--
+	nodes[n].next = first
+	nodes[n].prev = a.stamp(0)
+	a.head = n
+	if a.eraLen > 0 {
+		a.tick()
 	}
 }

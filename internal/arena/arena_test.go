@@ -2,6 +2,7 @@ package arena
 
 import (
 	"fmt"
+	"hash/maphash"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -23,22 +24,22 @@ var hashes = map[string]uint32{
 // invariant after each.
 func TestModel(t *testing.T) {
 	for name, mask := range hashes {
-		for _, shift := range []uint8{0, 1, 2} {
-			t.Run(fmt.Sprintf("hash=%s/young=%d", name, shift), func(t *testing.T) {
-				testModel(t, mask, shift, rand.Uint64())
+		for _, slack := range []int{0, 25, math.MaxInt} {
+			t.Run(fmt.Sprintf("hash=%s/slack=%d", name, slack), func(t *testing.T) {
+				testModel(t, mask, slack, rand.Uint64())
 			})
 		}
 	}
 }
 
-func testModel(t *testing.T, mask uint32, shift uint8, seed uint64) {
+func testModel(t *testing.T, mask uint32, slack int, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 0))
-	hasher := NewHasher[int]()
-	hasher.Degrade(uint64(mask))
+	hasher := NewHasher()
+	hasher.Mask = uint64(mask)
 	var a Arena[int, int]
-	a.SetYoung(shift)
+	a.SetSlack(slack)
 	values := map[int]int{}
-	var order []int // front first; kept only without a young segment, which reorders less
+	var order []int // front first; kept only without slack
 	toFront := func(k int) {
 		for i, o := range order {
 			if o == k {
@@ -60,7 +61,7 @@ func testModel(t *testing.T, mask uint32, shift uint8, seed uint64) {
 
 	for step := range 3000 {
 		k := r.IntN(80)
-		h := uint32(hasher.Hash(k))
+		h := hashOf(hasher, k)
 		n := a.Find(h, k)
 		want, ok := values[k]
 		require.Equal(t, ok, n != 0, "seed %d, step %d: Find(%d)", seed, step, k)
@@ -75,6 +76,8 @@ func testModel(t *testing.T, mask uint32, shift uint8, seed uint64) {
 			order = order[:0]
 		case op == 1:
 			a.Reserve(a.Len() + r.IntN(20))
+		case op == 2 && r.IntN(10) == 0 && slack == 25:
+			a.SetSlack(20 + r.IntN(30))
 		case op < 6 && ok:
 			a.Remove(n)
 			drop(k)
@@ -97,7 +100,7 @@ func testModel(t *testing.T, mask uint32, shift uint8, seed uint64) {
 		}
 		require.NoError(t, a.Check(), "seed %d, step %d", seed, step)
 		require.Equal(t, len(values), a.Len())
-		if shift == 0 {
+		if slack == 0 {
 			var got []int
 			for n := a.Front(); n != 0; n = a.Next(n) {
 				got = append(got, *a.Key(n))
@@ -107,32 +110,49 @@ func testModel(t *testing.T, mask uint32, shift uint8, seed uint64) {
 	}
 }
 
-// TestPromoteSlack holds Promote to its word: what has been promoted is in front of the
-// last part of the list, and a young node does not move.
-func TestPromoteSlack(t *testing.T) {
+// TestNear holds Near to its word over many turns of the era's eight bits: against a
+// count of what has been put in front of each node since it was.
+func TestNear(t *testing.T) {
+	const room, slack = 64, 16
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	hasher := NewHasher()
 	var a Arena[int, int]
-	a.SetYoung(2)
-	hasher := NewHasher[int]()
-	a.Reserve(100)
-	for k := range 100 {
-		a.Insert(uint32(hasher.Hash(k)), k, k)
+	a.SetSlack(slack)
+	a.Reserve(room)
+	for k := range room {
+		a.Insert(hashOf(hasher, k), k, k)
 	}
-	position := func(k int) int {
-		at := 0
-		for n := a.Front(); *a.Key(n) != k; n = a.Next(n) {
-			at++
+	clock, put := room, map[int]int{}
+	for k := range room {
+		put[k] = k + 1
+	}
+	hot := 4
+	for step := range 1_000_000 {
+		if step%50_000 == 0 {
+			hot = 1 + r.IntN(room) // the others get very old
 		}
-		return at
-	}
-	for range 10_000 {
-		k := rand.IntN(100)
-		before := position(k)
-		a.Promote(a.Find(uint32(hasher.Hash(k)), k))
-		after := position(k)
-		if before < 25 {
-			require.Equal(t, before, after)
+		k := r.IntN(hot)
+		if step%10_007 == 0 {
+			k = r.IntN(room)
+		}
+		n := a.Find(hashOf(hasher, k), k)
+		near := a.Near(n)
+		if since := clock - put[k]; near {
+			require.Less(t, since, slack, "seed %d, step %d", seed, step)
 		} else {
-			require.Zero(t, after)
+			require.Greater(t, since, slack*3/4-slack/nearEras, "seed %d, step %d", seed, step)
+		}
+		a.Promote(n)
+		if near {
+			require.Equal(t, near, a.Near(n))
+		} else {
+			clock++
+			put[k] = clock
+			require.Equal(t, n, a.Front())
+		}
+		if step%1000 == 0 {
+			require.NoError(t, a.Check(), "seed %d, step %d", seed, step)
 		}
 	}
 }
@@ -141,7 +161,7 @@ func TestPromoteSlack(t *testing.T) {
 func TestCheck(t *testing.T) {
 	full := func() *Arena[int, int] {
 		a := new(Arena[int, int])
-		a.SetYoung(1)
+
 		a.Reserve(10)
 		for k := 1; k <= 8; k++ {
 			a.Insert(uint32(k)<<28|uint32(k), k, k)
@@ -159,10 +179,8 @@ func TestCheck(t *testing.T) {
 		"list cycle":       func(a *Arena[int, int]) { a.nodes[1].next = 8 },
 		"list to unused":   func(a *Arena[int, int]) { a.nodes[8].next = 10 },
 		"prev":             func(a *Arena[int, int]) { a.nodes[2].prev = 7 },
-		"sentinel's prev":  func(a *Arena[int, int]) { a.nodes[0].prev = 7 },
-		"young":            func(a *Arena[int, int]) { a.nodes[1].prev |= young },
-		"young length":     func(a *Arena[int, int]) { a.youngLen++ },
-		"young edge":       func(a *Arena[int, int]) { a.edge = 1 },
+		"tail":             func(a *Arena[int, int]) { a.tail = 7 },
+		"near":             func(a *Arena[int, int]) { a.eraLen, a.near, a.mask = 1, 4, 1<<24-1 },
 		"length":           func(a *Arena[int, int]) { a.len++ },
 		"free cycle":       func(a *Arena[int, int]) { a.nodes[3].next = 3 },
 		"free in the list": func(a *Arena[int, int]) { a.nodes[3].next = 4 },
@@ -206,8 +224,9 @@ func TestZeroBytes(t *testing.T) {
 			}
 			return n
 		}
-		require.Equal(t, first(x, 8), lowest(zeroBytes(x), 8), "%x", x)
-		require.Equal(t, first(x, 4), lowest(uint64(zeroBytes32(uint32(x))), 4), "%x", uint32(x))
+		require.Equal(t, first(x, 8), lowest((x-ones)&^x&highs, 8), "%x", x)
+		y := uint32(x)
+		require.Equal(t, first(x, 4), lowest(uint64((y-ones32)&^y&highs32), 4), "%x", y)
 	}
 }
 
@@ -227,23 +246,17 @@ func TestBucketsFor(t *testing.T) {
 		require.GreaterOrEqual(t, buckets*slots*loadPercent, n*100, "%d entries", n)
 		require.Less(t, (buckets-1)*slots*loadPercent, max(n*100, 1), "%d entries", n)
 	}
-	require.Equal(t, int64(255652815), int64(bucketsFor(MaxLen)), "no overflow where int has 32 bits")
+	require.Equal(t, int64(298_261_618), int64(bucketsFor(MaxLen)), "no overflow where int has 32 bits")
 }
 
-// TestHasher: hashes depend on the instance, but not on the way a key is held.
-func TestHasher(t *testing.T) {
-	a, b := NewHasher[string](), NewHasher[string]()
-	differ := 0
-	for i := range 100 {
-		k := fmt.Sprint(i)
-		require.Equal(t, a.Hash(k), a.Hash(string([]byte(k))))
-		if a.Hash(k) != b.Hash(k) {
-			differ++
-		}
+func hashOf(h Hasher, k int) uint32 { return uint32(maphash.Comparable(h.Seed, k) & h.Mask) }
+
+// setTag sets the tag of a slot.
+func (b *bucket) setTag(slot uint, tag uint8) {
+	if slot < 8 {
+		b.lo = b.lo&^(0xff<<(8*slot)) | uint64(tag)<<(8*slot)
+	} else {
+		s := 8 * (slot - 8)
+		b.hi = b.hi&^(0xff<<s) | uint32(tag)<<s
 	}
-	require.Greater(t, differ, 90)
-	require.Panics(t, func() {
-		h := NewHasher[any]()
-		h.Hash([]int{1})
-	})
 }

@@ -25,9 +25,9 @@ func (a *Arena[K, V]) Check() error {
 }
 
 func (a *Arena[K, V]) checkList(state []byte) error {
-	count, youngs, edge := 0, 0, uint32(0)
+	count := 0
 	prev := uint32(0)
-	for n := a.nodes[0].next; n != 0; n = a.nodes[n].next {
+	for n := a.head; n != 0; n = a.nodes[n].next {
 		if int(n) >= a.used || state[n] != 0 {
 			return fmt.Errorf("list leads to node %d, which is unused or in the list already", n)
 		}
@@ -35,29 +35,23 @@ func (a *Arena[K, V]) checkList(state []byte) error {
 		if a.Prev(n) != prev {
 			return fmt.Errorf("node %d: prev is %d, want %d", n, a.Prev(n), prev)
 		}
-		if a.nodes[n].prev&young != 0 {
-			if youngs != count {
-				return fmt.Errorf("node %d is young behind one that is not", n)
-			}
-			youngs++
-			edge = n
+		if a.Near(n) && a.eraLen > 0 && count >= nearEras*int(a.eraLen) {
+			return fmt.Errorf("node %d is near with %d nodes in front of it", n, count)
 		}
 		count++
 		prev = n
 	}
 	switch {
-	case a.nodes[0].prev != prev:
-		return fmt.Errorf("sentinel: prev is %d, want %d", a.nodes[0].prev, prev)
+	case a.tail != prev:
+		return fmt.Errorf("tail is %d, want %d", a.tail, prev)
 	case count != a.len:
 		return fmt.Errorf("%d nodes in the list, Len is %d", count, a.len)
-	case youngs != a.youngLen || edge != a.edge:
-		return fmt.Errorf("%d young nodes up to %d, want %d up to %d", youngs, edge, a.youngLen, a.edge)
 	}
 	return nil
 }
 
 func (a *Arena[K, V]) checkFree(state []byte) error {
-	count := 1 + a.len // the sentinel and the list
+	count := 1 + a.len // node 0 and the list
 	for n := a.free; n != 0; n = a.nodes[n].next {
 		if int(n) >= a.used || state[n] != 0 {
 			return fmt.Errorf("free chain leads to node %d, which is unused, in use or free already", n)
@@ -113,4 +107,12 @@ func (a *Arena[K, V]) checkIndex(state []byte) error {
 		}
 	}
 	return nil
+}
+
+// tag returns the tag of a slot.
+func (b *bucket) tag(slot uint) uint8 {
+	if slot < 8 {
+		return uint8(b.lo >> (8 * slot))
+	}
+	return uint8(b.hi >> (8 * (slot - 8)))
 }

@@ -8,7 +8,7 @@
 //
 // # Layout
 //
-//	nodes    [ sentinel | k v prev next | k v prev next | … ]    numbered from 1
+//	nodes    [ –        | k v prev next | k v prev next | … ]    numbered from 1
 //	hashes   [    –     |      h        |      h        | … ]    32 bits of each node's hash
 //	buckets  [ 12 tags, overflow count, 12 node numbers | … ]    64 bytes: one cache line each
 //
@@ -30,5 +30,5 @@
 // Linear probing over single 4-byte entries with backward-shift deletion was the
 // alternative. It needs the home of every entry in the cluster behind a removed one,
 // hence either a wider index entry or one node access for each; and its clusters
-// at 75 % load cost more, in mispredicted branches, than one cache line of tags.
+// cost more, in mispredicted branches, than one cache line of tags.
 package arena

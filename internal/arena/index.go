@@ -8,7 +8,7 @@ const slots = 12
 
 // loadPercent bounds how full the index may be. At 70 % one look-up in
 // twenty reads a second bucket; the index costs 64/(12·0.7) = 7.6 bytes an entry.
-const loadPercent = 70
+const loadPercent = 60
 
 // A bucket is one cache line of the index.
 //
@@ -24,38 +24,31 @@ type bucket struct {
 	node     [slots]uint32
 }
 
+// Bytes are searched eight or four at a time, as words: of the bytes of x,
+//
+//	(x - ones) &^ x & highs
+//
+// marks those that are zero by their high bit (Hacker's Delight, section 6-1). A byte
+// 0x01 above a zero byte may be marked too: a look-up compares keys anyway, and the lowest
+// mark, by which a free slot is chosen, is always a true one. The expression is written
+// out where it is used, as tagOf is: the compiler does not inline functions that are not
+// generic into the instances of those that are.
 const (
 	ones  = 0x0101010101010101
 	highs = 0x8080808080808080
+
+	ones32  = 0x01010101
+	highs32 = 0x80808080
 )
 
 // tagOf returns the index tag of a hash: its low byte, but never 0, which says free.
 // The bucket number comes from the high bits, so that the two are independent.
 func tagOf(h uint32) uint8 {
-	return uint8(h) | uint8((uint32(uint8(h))-1)>>31)
-}
-
-// zeroBytes marks the zero bytes of x, by their high bits. A byte 0x01 just above a
-// zero byte may be marked too (Hacker's Delight, section 6-1): a look-up compares
-// keys anyway, and the lowest mark, which insertion uses, is always a true one.
-func zeroBytes(x uint64) uint64 { return (x - ones) &^ x & highs }
-
-func zeroBytes32(x uint32) uint32 { return (x - ones&0xffffffff) &^ x & (highs & 0xffffffff) }
-
-func (b *bucket) setTag(slot uint, tag uint8) {
-	if slot < 8 {
-		b.lo = b.lo&^(0xff<<(8*slot)) | uint64(tag)<<(8*slot)
-	} else {
-		s := 8 * (slot - 8)
-		b.hi = b.hi&^(0xff<<s) | uint32(tag)<<s
+	tag := uint8(h)
+	if tag == 0 {
+		tag = 1
 	}
-}
-
-func (b *bucket) tag(slot uint) uint8 {
-	if slot < 8 {
-		return uint8(b.lo >> (8 * slot))
-	}
-	return uint8(b.hi >> (8 * (slot - 8)))
+	return tag
 }
 
 // bucketsFor returns how many buckets an index for n entries has.
@@ -74,21 +67,24 @@ func (a *Arena[K, V]) home(h uint32) int {
 // Find returns the node that holds k, or 0. h is k's hash. Complexity: O(1)
 // expected, one bucket and one node read.
 func (a *Arena[K, V]) Find(h uint32, k K) uint32 {
-	if len(a.buckets) == 0 {
-		return 0
+	tag := uint64(h & 0xff)
+	if tag == 0 {
+		tag = 1
 	}
+	pattern := tag * ones
 	at := a.home(h)
-	pattern := uint64(tagOf(h)) * ones
-	for {
+	for at < len(a.buckets) { // not so only in an arena without memory
 		b := &a.buckets[at]
-		for m := zeroBytes(b.lo ^ pattern); m != 0; m &= m - 1 {
-			// A false mark can lead to a free slot, whose node is 0, the sentinel.
+		x := b.lo ^ pattern
+		for m := (x - ones) &^ x & highs; m != 0; m &= m - 1 {
+			// A false mark can lead to a free slot, whose node is 0.
 			n := b.node[uint(bits.TrailingZeros64(m))/8]
 			if a.nodes[n].key == k && n != 0 {
 				return n
 			}
 		}
-		for m := zeroBytes32(b.hi ^ uint32(pattern)); m != 0; m &= m - 1 {
+		y := b.hi ^ uint32(pattern)
+		for m := (y - ones32) &^ y & highs32; m != 0; m &= m - 1 {
 			n := b.node[8+uint(bits.TrailingZeros32(m))/8]
 			if a.nodes[n].key == k && n != 0 {
 				return n
@@ -99,8 +95,10 @@ func (a *Arena[K, V]) Find(h uint32, k K) uint32 {
 		}
 		at = a.after(at)
 	}
+	return 0
 }
 
+// after returns the bucket to try after bucket at.
 func (a *Arena[K, V]) after(at int) int {
 	if at++; at < len(a.buckets) {
 		return at
@@ -110,47 +108,54 @@ func (a *Arena[K, V]) after(at int) int {
 
 // link enters node n, whose hash is h, into the index, which must have room.
 func (a *Arena[K, V]) link(h, n uint32) {
-	at := a.home(h)
-	for {
+	tag := uint64(h & 0xff)
+	if tag == 0 {
+		tag = 1
+	}
+	for at := a.home(h); ; at = a.after(at) {
 		b := &a.buckets[at]
-		slot := uint(slots)
-		if m := zeroBytes(b.lo); m != 0 {
-			slot = uint(bits.TrailingZeros64(m)) / 8
-		} else if m := zeroBytes32(b.hi); m != 0 {
-			slot = 8 + uint(bits.TrailingZeros32(m))/8
+		if m := (b.lo - ones) &^ b.lo & highs; m != 0 {
+			shift := uint(bits.TrailingZeros64(m)) &^ 7
+			b.lo |= tag << shift
+			b.node[shift/8] = n
+			return
 		}
-		if slot < slots {
-			b.node[slot] = n
-			b.setTag(slot, tagOf(h))
+		if m := (b.hi - ones32) &^ b.hi & highs32; m != 0 {
+			shift := uint(bits.TrailingZeros32(m)) &^ 7
+			b.hi |= uint32(tag) << shift
+			b.node[8+shift/8] = n
 			return
 		}
 		b.overflow++
-		at = a.after(at)
 	}
 }
 
-// unlink takes node n out of the index.
+// unlink takes node n out of the index, in which it must be.
 func (a *Arena[K, V]) unlink(n uint32) {
 	h := a.hashes[n]
-	at := a.home(h)
-	pattern := uint64(tagOf(h)) * ones
-	for {
+	tag := uint64(h & 0xff)
+	if tag == 0 {
+		tag = 1
+	}
+	pattern := tag * ones
+	for at := a.home(h); ; at = a.after(at) {
 		b := &a.buckets[at]
-		for m := zeroBytes(b.lo ^ pattern); m != 0; m &= m - 1 {
-			if slot := uint(bits.TrailingZeros64(m)) / 8; b.node[slot] == n {
-				b.lo &^= 0xff << (8 * slot)
-				b.node[slot] = 0
+		x := b.lo ^ pattern
+		for m := (x - ones) &^ x & highs; m != 0; m &= m - 1 {
+			if shift := uint(bits.TrailingZeros64(m)) &^ 7; b.node[shift/8] == n {
+				b.lo &^= 0xff << shift
+				b.node[shift/8] = 0
 				return
 			}
 		}
-		for m := zeroBytes32(b.hi ^ uint32(pattern)); m != 0; m &= m - 1 {
-			if slot := uint(bits.TrailingZeros32(m)) / 8; b.node[8+slot] == n {
-				b.hi &^= 0xff << (8 * slot)
-				b.node[8+slot] = 0
+		y := b.hi ^ uint32(pattern)
+		for m := (y - ones32) &^ y & highs32; m != 0; m &= m - 1 {
+			if shift := uint(bits.TrailingZeros32(m)) &^ 7; b.node[8+shift/8] == n {
+				b.hi &^= 0xff << shift
+				b.node[8+shift/8] = 0
 				return
 			}
 		}
 		b.overflow--
-		at = a.after(at)
 	}
 }

@@ -18,13 +18,16 @@ import (
 )
 
 // Point is a point of a curve.
-type Point struct{ X, Y float64 }
+type Point struct {
+	X float64 // along the axis that XLabel names
+	Y float64 // and that which YLabel names
+}
 
 // Series is a named curve. Its points need not be in order; they are joined
 // from the smallest X to the greatest.
 type Series struct {
-	Name   string
-	Points []Point
+	Name   string  // for the legend
+	Points []Point // at least one
 }
 
 // Chart is a set of curves. Where one covers another, the first of them is on
@@ -32,14 +35,14 @@ type Series struct {
 type Chart struct {
 	_ struct{}
 
-	Title  string
-	XLabel string
+	Title  string // above the chart; may be empty
+	XLabel string // what X is; may be empty
 	// YLabel tells what Y is. If there is a percent sign in it, the axis goes
 	// from 0 to 100 at least, so that charts can be compared by eye.
 	YLabel string
 	// LogX makes the X axis logarithmic, as fits sizes; all X must be positive.
 	LogX   bool
-	Series []Series
+	Series []Series // at least one
 }
 
 // maxMagnitude bounds the coordinates: beyond it float64 has no digits left to
