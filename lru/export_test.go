@@ -1,6 +1,7 @@
 package lru
 
 import (
+	"cmp"
 	"fmt"
 	"hash/maphash"
 )
@@ -39,12 +40,9 @@ func (c *Local[K, V]) check() error { return c.core.check() }
 
 // check locks one shard after the other, so it may run beside other calls.
 func (c *Cache[K, V]) check() error {
-	for s := range c.locked() {
-		if err := s.core.check(); err != nil {
-			return err
-		}
-	}
-	return nil
+	var err error
+	c.each(func(s *shard[K, V]) { err = cmp.Or(err, s.core.check()) })
+	return err
 }
 
 // degrade makes hashes agree but in the bits of mask.

@@ -386,9 +386,7 @@ func (c *Cache[K, V]) Resize(n int) (evicted int, err error) {
 // of the weights, which is. Complexity: O(shards).
 func (c *Cache[K, V]) Len() int {
 	n := 0
-	for s := range c.locked() {
-		n += s.core.arena.Len()
-	}
+	c.each(func(s *shard[K, V]) { n += s.core.arena.Len() })
 	return n
 }
 
@@ -396,9 +394,7 @@ func (c *Cache[K, V]) Len() int {
 // Complexity: O(shards).
 func (c *Cache[K, V]) Weight() int {
 	n := uint64(0)
-	for s := range c.locked() {
-		n += s.core.held()
-	}
+	c.each(func(s *shard[K, V]) { n += s.core.held() })
 	return int(n)
 }
 
@@ -408,9 +404,7 @@ func (c *Cache[K, V]) Cap() int { return int(c.capacity.Load()) }
 // Stats returns the statistics. Complexity: O(shards).
 func (c *Cache[K, V]) Stats() Stats {
 	var sum Stats
-	for s := range c.locked() {
-		sum.add(s.stats())
-	}
+	c.each(func(s *shard[K, V]) { sum.add(s.stats()) })
 	return sum
 }
 

@@ -455,7 +455,7 @@ func (r *run) compare() {
 
 // TestModel compares random operations with a naive list, in every kind of cache.
 func TestModel(t *testing.T) {
-	steps := 800
+	steps := 500
 	if testing.Short() {
 		steps = 200
 	}

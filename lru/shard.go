@@ -1,7 +1,6 @@
 package lru
 
 import (
-	"iter"
 	"math/bits"
 	"runtime"
 	"sync/atomic"
@@ -136,23 +135,17 @@ func (s *shard[K, V]) lockAll() {
 
 func (s *shard[K, V]) tidy() { s.lock.Tidy(s.core.arena.Promote) }
 
-// locked ranges over the shards, each locked while the loop's body runs, which must not
-// call the user's functions. No Resize runs meanwhile, so no entry is seen twice or missed
-// because it changed its shard.
-func (c *Cache[K, V]) locked() iter.Seq[*shard[K, V]] {
-	return func(yield func(*shard[K, V]) bool) {
-		c.resizing.Lock()
-		defer c.resizing.Unlock()
-		t := c.table.Load()
-		for i := range t.shards {
-			s := &t.shards[i]
-			s.lockAll()
-			more := yield(s)
-			s.lock.Unlock()
-			if !more {
-				return
-			}
-		}
+// each calls f for each shard, locked for writing. No Resize runs meanwhile, so no entry
+// is seen twice or missed because it changed its shard. f must not call the user's functions.
+func (c *Cache[K, V]) each(f func(s *shard[K, V])) {
+	c.resizing.Lock()
+	defer c.resizing.Unlock()
+	t := c.table.Load()
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.lockAll()
+		f(s)
+		s.lock.Unlock()
 	}
 }
 

@@ -47,9 +47,8 @@ type Stripe[T any] struct {
 	//
 	// 16 bits suffice for the readers, who are inside for nanoseconds unless they are
 	// preempted there, which happens to few of them at once; and 12 bits for the notes,
-	// since each reader inside makes at most one beyond those that there is room for, and
-	// then brings a writer. 18 bits suffice for the counts, because the reader that brings
-	// one to 2^17 brings a writer too.
+	// since only readers who come to their last place together count beyond it. 18 bits
+	// suffice for the counts, because the reader that brings one to 2^17 brings a writer.
 	state        atomic.Uint64
 	hits, misses uint64           // what the state had counted when it was last tidied; the writer's
 	notes        [MaxNotes]uint32 // notes[i] is the reader's who brought the number of notes to i+1
@@ -98,6 +97,9 @@ func (s *Stripe[T]) RUnlockMiss() bool { return s.state.Add(miss-reader)&due != 
 
 // Note leaves n for the next writer, if there is room. The caller has the lock for reading.
 func (s *Stripe[T]) Note(n uint32) bool {
+	if s.state.Load()/note%(hit/note) >= MaxNotes {
+		return false
+	}
 	i := (s.state.Add(note)/note - 1) % (hit / note)
 	if i >= MaxNotes {
 		return false
