@@ -1,0 +1,3 @@
+// Package benchmarks compares the library with its peers: in one process, on one workload,
+// the implementations taking turns. See README.md for the commands and the results.
+package benchmarks
