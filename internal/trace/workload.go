@@ -40,8 +40,8 @@ func Loop(n int, keys uint64) []uint64 {
 	return out
 }
 
-// Scan returns n requests in turns of 8,000 requests that follow [Zipf] with
-// s = 0.9, and 2,000 that run through new keys, each of which is asked for once
+// Scan returns n requests in turns of 9,000 requests that follow [Zipf] with
+// s = 0.9, and 1,000 that run through new keys, each of which is asked for once
 // and never again. It shows how much of what is popular a policy lets a scan
 // push out. Scan panics if n is negative or if there are no keys.
 func Scan(n int, keys uint64, seed uint64) []uint64 {
@@ -65,7 +65,7 @@ func Synthetic(n int, seed uint64) []uint64 {
 // ranks, and the first ones go to the end.
 func turns(n int, keys, shift, seed uint64) []uint64 {
 	const (
-		popular = 8_000
+		popular = 9_000
 		turn    = 10_000
 	)
 	checkLength(n)

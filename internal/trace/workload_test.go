@@ -91,9 +91,9 @@ func TestGolden(t *testing.T) {
 	assert.Equal(t, []uint64{0, 1, 2, 0, 1, 2, 0}, Loop(7, 3))
 	assert.Equal(t, uint64(0xe220a8397b1dcdaf), mix(0), "first output of splitmix64 with seed 0")
 	assert.Equal(t, []uint64{0x7b2502ec026da1a2, 0xcf64624732260342, 0x790e222a5252e7c6, 0xef96e022e649cec6}, Zipf(4, 1000, 0.8, 1))
-	assert.Equal(t, []uint64{0x248aa6c1a512ba55, 0x2a8e80d0bea7e5b7, 0x481ec0a212a9f3db, 0xdc29f439bcbdda2a}, Synthetic(10_001, 1)[7_998:8_002])
+	assert.Equal(t, []uint64{0xe220a8397b1dcdaf, 0x8705cd72fa976def, 0x481ec0a212a9f3db, 0xdc29f439bcbdda2a}, Synthetic(10_001, 1)[8_998:9_002])
 	// Over everything, so that no part changes unnoticed.
-	assert.Equal(t, []int{65317, 52221, 46600}, []int{
+	assert.Equal(t, []int{65317, 58783, 52428}, []int{
 		Belady(Zipf(100_000, 10_000, 0.9, 1), 500),
 		Belady(Scan(100_000, 10_000, 1), 500),
 		Belady(Synthetic(100_000, 1), 500),
@@ -123,11 +123,11 @@ func TestScan(t *testing.T) {
 		seen[k]++
 	}
 	for i, k := range keys {
-		if i%10_000 >= 8_000 {
+		if i%10_000 >= 9_000 {
 			require.Equal(t, 1, seen[k], "request %d is of a scan, but its key is not new", i)
 		}
 	}
-	assert.LessOrEqual(t, len(seen), 1000+4*2_000)
+	assert.LessOrEqual(t, len(seen), 1000+4*1_000)
 }
 
 // In Synthetic the key that is most popular in one turn has left the top in the
@@ -143,16 +143,16 @@ func TestSyntheticShifts(t *testing.T) {
 		}
 		return n
 	}
-	assert.Greater(t, count(keys[:8_000]), 300)
-	assert.Less(t, count(keys[10_000:18_000]), 10)
+	assert.Greater(t, count(keys[:9_000]), 300)
+	assert.Less(t, count(keys[10_000:19_000]), 10)
 }
 
 // Shifts wrap around: they bring no key that was not there, and after shifts by
 // as many ranks as there are keys all is as before.
 func TestShiftsWrapAround(t *testing.T) {
 	still, shifted := turns(60_000, 250, 0, 1), turns(60_000, 250, 100, 1)
-	assert.Equal(t, 250+6*2_000, Unique(shifted))
-	assert.NotEqual(t, still[10_000:18_000], shifted[10_000:18_000])
+	assert.Equal(t, 250+6*1_000, Unique(shifted))
+	assert.NotEqual(t, still[10_000:19_000], shifted[10_000:19_000])
 	assert.Equal(t, still[50_000:], shifted[50_000:]) // 500 ranks later
 }
 
