@@ -92,7 +92,7 @@ func (c *core[K, V]) set(h uint32, k K, v V, w uint32, out *departures[K, V]) (s
 		// What put comes to in a full cache, without three calls.
 		c.sets++
 		c.evictions++
-		c.arena.Replace(c.arena.Back(), h, k, v)
+		c.arena.ReplaceBack(h, k, v)
 		return true, true
 	}
 	return c.put(n, h, k, v, w, out)
@@ -148,7 +148,7 @@ func (c *core[K, V]) insert(h uint32, k K, v V, w uint32, out *departures[K, V])
 				out.add(*c.arena.Key(last), *c.arena.Value(last), Evicted)
 			}
 			c.evictions++
-			c.arena.Replace(last, h, k, v)
+			c.arena.ReplaceBack(h, k, v)
 			return
 		}
 		c.grow()

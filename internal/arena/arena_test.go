@@ -87,7 +87,7 @@ func testModel(t *testing.T, mask uint32, slack int, seed uint64) {
 		case op < 15 && !ok && a.Len() > 0:
 			last := a.Back()
 			drop(*a.Key(last))
-			a.Replace(last, h, k, step)
+			a.ReplaceBack(h, k, step)
 			values[k] = step
 			toFront(k)
 		case !ok:
@@ -190,7 +190,7 @@ func TestCheck(t *testing.T) {
 		"wrong tag":        func(a *Arena[int, int]) { a.buckets[0].setTag(0, a.buckets[0].tag(0)+1) },
 		"twice":            func(a *Arena[int, int]) { a.buckets[0].node[1] = a.buckets[0].node[0] },
 		"missing": func(a *Arena[int, int]) {
-			a.unlink(1)
+			a.unlink(a.hashes[1], 1)
 		},
 		"overflow": func(a *Arena[int, int]) { a.buckets[0].overflow++ },
 	} {

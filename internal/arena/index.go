@@ -108,54 +108,69 @@ func (a *Arena[K, V]) after(at int) int {
 
 // link enters node n, whose hash is h, into the index, which must have room.
 func (a *Arena[K, V]) link(h, n uint32) {
-	tag := uint64(h & 0xff)
-	if tag == 0 {
-		tag = 1
-	}
 	for at := a.home(h); ; at = a.after(at) {
 		b := &a.buckets[at]
-		if m := (b.lo - ones) &^ b.lo & highs; m != 0 {
-			shift := uint(bits.TrailingZeros64(m)) &^ 7
-			b.lo |= tag << shift
-			b.node[shift/8] = n
-			return
-		}
-		if m := (b.hi - ones32) &^ b.hi & highs32; m != 0 {
-			shift := uint(bits.TrailingZeros32(m)) &^ 7
-			b.hi |= uint32(tag) << shift
-			b.node[8+shift/8] = n
+		if a.linkAt(b, h, n) {
 			return
 		}
 		b.overflow++
 	}
 }
 
-// unlink takes node n out of the index, in which it must be.
-func (a *Arena[K, V]) unlink(n uint32) {
-	h := a.hashes[n]
+// linkAt enters node n into bucket b, unless that is full.
+func (a *Arena[K, V]) linkAt(b *bucket, h, n uint32) bool {
+	tag := h & 0xff
+	if tag == 0 {
+		tag = 1
+	}
+	if m := (b.lo - ones) &^ b.lo & highs; m != 0 {
+		shift := uint(bits.TrailingZeros64(m)) &^ 7
+		b.lo |= uint64(tag) << shift
+		b.node[shift/8] = n
+		return true
+	}
+	if m := (b.hi - ones32) &^ b.hi & highs32; m != 0 {
+		shift := uint(bits.TrailingZeros32(m)) &^ 7
+		b.hi |= tag << shift
+		b.node[8+shift/8] = n
+		return true
+	}
+	return false
+}
+
+// unlink takes node n, whose hash is h, out of the index, in which it must be.
+func (a *Arena[K, V]) unlink(h, n uint32) {
+	for at := a.home(h); ; at = a.after(at) {
+		b := &a.buckets[at]
+		if a.unlinkAt(b, h, n) {
+			return
+		}
+		b.overflow--
+	}
+}
+
+// unlinkAt takes node n out of bucket b, if it is there.
+func (a *Arena[K, V]) unlinkAt(b *bucket, h, n uint32) bool {
 	tag := uint64(h & 0xff)
 	if tag == 0 {
 		tag = 1
 	}
 	pattern := tag * ones
-	for at := a.home(h); ; at = a.after(at) {
-		b := &a.buckets[at]
-		x := b.lo ^ pattern
-		for m := (x - ones) &^ x & highs; m != 0; m &= m - 1 {
-			if shift := uint(bits.TrailingZeros64(m)) &^ 7; b.node[shift/8] == n {
-				b.lo &^= 0xff << shift
-				b.node[shift/8] = 0
-				return
-			}
+	x := b.lo ^ pattern
+	for m := (x - ones) &^ x & highs; m != 0; m &= m - 1 {
+		if shift := uint(bits.TrailingZeros64(m)) &^ 7; b.node[shift/8] == n {
+			b.lo &^= 0xff << shift
+			b.node[shift/8] = 0
+			return true
 		}
-		y := b.hi ^ uint32(pattern)
-		for m := (y - ones32) &^ y & highs32; m != 0; m &= m - 1 {
-			if shift := uint(bits.TrailingZeros32(m)) &^ 7; b.node[8+shift/8] == n {
-				b.hi &^= 0xff << shift
-				b.node[8+shift/8] = 0
-				return
-			}
-		}
-		b.overflow--
 	}
+	y := b.hi ^ uint32(pattern)
+	for m := (y - ones32) &^ y & highs32; m != 0; m &= m - 1 {
+		if shift := uint(bits.TrailingZeros32(m)) &^ 7; b.node[8+shift/8] == n {
+			b.hi &^= 0xff << shift
+			b.node[8+shift/8] = 0
+			return true
+		}
+	}
+	return false
 }
