@@ -19,10 +19,11 @@ type core[K comparable, V any] struct {
 	sets, evictions uint64
 	arena           arena.Arena[K, V]
 
-	hits, misses uint64
-	capacity     uint64
-	order        Order
-	exact        bool // a hit moves its entry to the front at once and always
+	hits, misses, refused uint64
+
+	capacity uint64
+	order    Order
+	exact    bool // a hit moves its entry to the front at once and always
 
 	weighted bool
 	weights  []uint32 // by node, as long as the arena's nodes
@@ -38,29 +39,22 @@ func (c *core[K, V]) init(config *Config[K, V], capacity uint64, exact bool) {
 	c.setCapacity(capacity)
 }
 
+// setCapacity also says which entries a hit leaves where they are: none, all, or those of
+// the most recent quarter. By weight, capacity does not tell how many entries that are.
 func (c *core[K, V]) setCapacity(capacity uint64) {
 	c.capacity = capacity
-	c.setSlack()
-}
-
-// setSlack says which entries a hit leaves where they are: none, all, or those of the most
-// recent quarter. By weight, capacity does not tell how many entries there are; what
-// the arena has room for does, within a factor of two.
-func (c *core[K, V]) setSlack() {
 	switch {
 	case c.order == Insertion:
 		c.arena.SetSlack(math.MaxInt)
-	case c.exact:
+	case c.exact || c.weighted:
 		c.arena.SetSlack(0)
-	case c.weighted:
-		c.arena.SetSlack(c.arena.Room() / 4)
 	default:
-		c.arena.SetSlack(int(c.capacity / 4))
+		c.arena.SetSlack(int(capacity / 4))
 	}
 }
 
 // maxLen returns the largest number of entries, whatever their weights.
-func (c *core[K, V]) maxLen() int { return maxLen(c.exact) }
+func (c *core[K, V]) maxLen() int { return maxLen(c.exact || c.weighted) }
 
 func maxLen(exact bool) int {
 	if exact {
@@ -106,6 +100,7 @@ func (c *core[K, V]) put(n, h uint32, k K, v V, w uint32, out *departures[K, V])
 		if n != 0 {
 			c.remove(n, Replaced, out)
 		}
+		c.refused++
 		out.add(k, v, Refused)
 		return false, false
 	case n != 0:
@@ -183,9 +178,6 @@ func (c *core[K, V]) reserve(n int) {
 		c.weights = weights[:n+1]
 	}
 	c.arena.Reserve(n)
-	if c.weighted {
-		c.setSlack()
-	}
 }
 
 func (c *core[K, V]) evict(n uint32, out *departures[K, V]) {
@@ -237,6 +229,8 @@ func (c *core[K, V]) compute(h uint32, k K, f func(V, bool) (V, Op), weigh func(
 	default:
 		panic("lru: Compute: the function returned an unknown Op")
 	}
+	// Nothing can have changed, unless f called a Local against its documentation.
+	n = c.arena.Find(h, k)
 
 	if n != 0 {
 		c.hits++
@@ -304,7 +298,7 @@ func (c *core[K, V]) clear(out *departures[K, V]) {
 }
 
 func (c *core[K, V]) stats() Stats {
-	return Stats{Hits: c.hits, Misses: c.misses, Sets: c.sets, Evictions: c.evictions}
+	return Stats{Hits: c.hits, Misses: c.misses, Sets: c.sets, Evictions: c.evictions, Refused: c.refused}
 }
 
 // appendAll appends the entries to list, the most recent first.

@@ -32,18 +32,23 @@ func (d *departures[K, V]) report(f func(K, V, Cause)) {
 	reportAll(list, f)
 }
 
-// reportAll calls f for each departure, also when it panics for one of them: that
-// panic, or the last of several, then goes on.
+// reportAll calls f for each departure, also when f panics for one of them: that panic
+// then goes on, and those of later calls are dropped.
 func reportAll[K comparable, V any](list []departure[K, V], f func(K, V, Cause)) {
-	done := 0
+	next := func() {
+		d := &list[0]
+		list = list[1:]
+		f(d.key, d.value, d.cause)
+	}
 	defer func() {
-		if done < len(list) {
-			reportAll(list[done:], f)
+		for len(list) > 0 { // a panic or a Goexit is under way
+			func() {
+				defer func() { _ = recover() }()
+				next()
+			}()
 		}
 	}()
-	for done < len(list) {
-		d := &list[done]
-		done++
-		f(d.key, d.value, d.cause)
+	for len(list) > 0 {
+		next()
 	}
 }

@@ -208,7 +208,7 @@ func ExampleCache_Stats() {
 	cache.Get("a")
 	cache.Get("b")
 	fmt.Printf("%+v\n", cache.Stats())
-	// Output: {Hits:1 Misses:1 Sets:2 Evictions:1}
+	// Output: {Hits:1 Misses:1 Sets:2 Evictions:1 Refused:0}
 }
 
 func ExampleNewLocal() {

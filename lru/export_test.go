@@ -49,10 +49,8 @@ func (c *Cache[K, V]) check() error {
 func (c *Local[K, V]) degrade(mask uint64) { c.hasher.Mask = mask }
 func (c *Cache[K, V]) degrade(mask uint64) { c.hasher.Mask = mask }
 
-func (c *Local[K, V]) shardOf(K) int { return 0 }
-func (c *Cache[K, V]) shardOf(k K) int {
-	return int(uint32(c.hash(k)>>32) & uint32(c.shards()-1))
-}
+func (c *Local[K, V]) shardOf(K) int   { return 0 }
+func (c *Cache[K, V]) shardOf(k K) int { return shardOf(c.hash(k), c.shards()) }
 
 func (c *Cache[K, V]) hash(k K) uint64 {
 	return maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask

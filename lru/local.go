@@ -9,8 +9,8 @@ import (
 	"github.com/sysblocks/sysblocks/internal/arena"
 )
 
-// A Local is a Cache without locks, of one shard, and so with one exact order. Local is
-// not safe for concurrent use.
+// A Local is a Cache without locks, of one shard, and so with one exact order. It is made by
+// NewLocal, and not to be copied. Local is not safe for concurrent use.
 type Local[K comparable, V any] struct {
 	core   core[K, V]
 	hasher arena.Hasher
@@ -27,7 +27,7 @@ func NewLocal[K comparable, V any](config Config[K, V]) (*Local[K, V], error) {
 	if config.Shards == 0 {
 		config.Shards = 1
 	}
-	if err := config.validate(); err != nil {
+	if err := config.validate(1); err != nil {
 		return nil, err
 	}
 	c := &Local[K, V]{hasher: arena.NewHasher(), config: config}
@@ -138,7 +138,7 @@ func (c *Local[K, V]) Clear() {
 // NewLocal would take. Complexity: O(1) for each entry evicted, and O(n) where memory
 // can be given back.
 func (c *Local[K, V]) Resize(n int) (evicted int, err error) {
-	if err := c.config.validateCapacity(n); err != nil {
+	if err := c.config.validateCapacity(n, 1); err != nil {
 		return 0, err
 	}
 	out := c.departures()

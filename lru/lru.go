@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"hash/maphash"
 	"iter"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -16,13 +18,16 @@ type Config[K comparable, V any] struct {
 	_ struct{}
 
 	// Capacity is the largest number of entries, at least 1; with a Weigher, the
-	// largest sum of their weights.
+	// largest sum of their weights. Without a Weigher a shard holds at most 2^24 - 2
+	// entries (2^31 - 2 if it is the only one, or in a Local), and New refuses more.
 	Capacity int
 
 	// Shards is the number of parts with a lock and an order of eviction of their own,
-	// among which keys and capacity are divided evenly. 0 chooses from GOMAXPROCS and
-	// Capacity; 1 gives one exact order; other numbers are rounded up to a power of
-	// two. There are never more shards than Capacity. A Local has one shard, and
+	// among which keys and capacity are divided evenly. 1 gives one exact order; other
+	// numbers, up to 65536, are rounded up to a power of two; there are never more shards
+	// than Capacity. 0 chooses: without a Weigher one for each 256 of Capacity, but at
+	// most 256 and at most 16 for each of the GOMAXPROCS of the moment of New; with a
+	// Weigher one for each 4096 of Capacity, but at most 8. A Local has one shard, and
 	// refuses another number.
 	Shards int
 
@@ -32,13 +37,17 @@ type Config[K comparable, V any] struct {
 	// Weigher returns the weight of an entry, in units of Capacity; 0 counts as 1, so
 	// that the number of entries is bounded too. Nil: every entry weighs 1. It is called
 	// once for each value that is offered, outside any lock (but see Compute).
+	//
+	// A value that weighs more than its shard's part of the capacity is refused, so
+	// with a Weigher read what Set returns, or watch Stats.Refused.
 	Weigher func(K, V) uint32
 
 	// OnEvict, if not nil, is called exactly once for each value that leaves the
 	// cache, or was refused entry, with the reason. It runs on the goroutine whose call
 	// made the value leave, after that call has taken effect and released its lock, so
-	// it may call the cache. If it panics, the panic reaches that caller, after
-	// OnEvict has been called for the other values that left by the same call.
+	// it may call the cache. If it panics, the panic reaches that caller, after OnEvict
+	// has been called for the other values that left by the same call; if it panics for
+	// these too, their panics are dropped.
 	OnEvict func(K, V, Cause)
 }
 
@@ -116,6 +125,7 @@ type Stats struct {
 	Misses    uint64 // and those that did not
 	Sets      uint64 // values stored
 	Evictions uint64 // entries evicted for want of room
+	Refused   uint64 // values refused because they weigh too much
 }
 
 // HitRatio returns Hits / (Hits + Misses), or 0 before the first look-up.
@@ -131,22 +141,29 @@ func (s *Stats) add(t Stats) {
 	s.Misses += t.Misses
 	s.Sets += t.Sets
 	s.Evictions += t.Evictions
+	s.Refused += t.Refused
 }
 
-// A Cache is a cache of bounded size. Cache is safe for concurrent use by multiple
-// goroutines. Every operation on one key is linearizable; Len, Stats, Keys, All, Clear
-// and Resize go through the shards one after the other, and see or treat each of them
-// at a moment of its own.
+// A Cache is a cache of bounded size, made by New, and not to be copied. Cache is safe for
+// concurrent use by multiple goroutines. Every operation on one key is linearizable; Len,
+// Weight, Stats, Keys, All, Clear and Resize go through the shards one after the other,
+// and see or treat each of them at a moment of its own.
 //
-// With more than one shard, the order of RecentUse is kept within each shard, and a
-// hit on one of the most recent quarter of a shard's entries does not move it. So an
-// entry may be evicted although its last use is more recent than that of others in
-// its shard, but never while it is among the most recently used three quarters of its
-// shard. With one shard the order is exact.
+// With more than one shard, the order of RecentUse is kept within each shard, and not
+// exactly: without a Weigher, a hit on one of the most recent quarter of a shard's
+// entries does not move it; and hits of different goroutines, up to a quarter of the
+// entries too, may come to be ordered in another way than they came in time. So an
+// entry may be evicted although its last use is more recent than that of others, but
+// never while it is among the most recently used half of its shard. With one shard the
+// order is exact.
+//
+// A key that is not equal to itself, such as NaN, is stored but never found; it leaves
+// when it is evicted or cleared.
 type Cache[K comparable, V any] struct {
 	hasher arena.Hasher
 	table  atomic.Pointer[table[K, V]]
 	config Config[K, V] // as given to New
+	procs  int          // GOMAXPROCS then: it may change, and nothing must move for that
 
 	resizing sync.Mutex   // held by Resize, which alone changes capacity and table
 	capacity atomic.Int64 // of all shards
@@ -155,32 +172,32 @@ type Cache[K comparable, V any] struct {
 // New returns an empty cache, or an error that names the field of config that is wrong.
 // Memory comes with the entries, up to what Capacity needs, and is then used again.
 func New[K comparable, V any](config Config[K, V]) (*Cache[K, V], error) {
-	if err := config.validate(); err != nil {
+	if err := config.validate(runtime.GOMAXPROCS(0)); err != nil {
 		return nil, err
 	}
-	c := &Cache[K, V]{hasher: arena.NewHasher(), config: config}
+	c := &Cache[K, V]{hasher: arena.NewHasher(), config: config, procs: runtime.GOMAXPROCS(0)}
 	c.capacity.Store(int64(config.Capacity))
-	c.table.Store(newTable(&config, config.Capacity))
+	c.table.Store(c.newTable(config.Capacity))
 	return c, nil
 }
 
 // validate returns an error that names the field that is wrong, or nil.
-func (config *Config[K, V]) validate() error {
+func (config *Config[K, V]) validate(procs int) error {
 	switch {
 	case config.Shards < 0 || config.Shards > maxShards:
 		return fmt.Errorf("lru: Shards must be between 0 and %d, got %d", maxShards, config.Shards)
 	case config.Order > Insertion:
 		return fmt.Errorf("lru: Order must be RecentUse or Insertion, got %v", config.Order)
 	}
-	return config.validateCapacity(config.Capacity)
+	return config.validateCapacity(config.Capacity, procs)
 }
 
 // validateCapacity returns an error that says why capacity cannot be one, or nil.
-func (config *Config[K, V]) validateCapacity(capacity int) error {
+func (config *Config[K, V]) validateCapacity(capacity, procs int) error {
 	if capacity < 1 {
 		return fmt.Errorf("lru: Capacity must be at least 1, got %d", capacity)
 	}
-	shards := config.shardsFor(capacity)
+	shards := config.shardsFor(capacity, procs)
 	if most := int64(shards) * int64(maxLen(shards == 1)); config.Weigher == nil && int64(capacity) > most {
 		return fmt.Errorf("lru: Capacity must be at most %d with %d shards, got %d", most, shards, capacity)
 	}
@@ -220,8 +237,7 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 		return v, false
 	}
 	v = *s.core.arena.Value(n)
-	if !s.core.arena.Near(n) && !r.Note(n) {
-		// There is no room for another note. Whoever locks for writing first makes some.
+	if !s.core.arena.Near(n) && !s.note(r, n) {
 		if s.lock.TryUpgrade(r) {
 			s.tidy()
 			s.core.arena.Promote(n)
@@ -345,30 +361,24 @@ func (c *Cache[K, V]) Delete(k K) (V, bool) {
 // Clear removes all entries. An entry that another goroutine sets meanwhile may stay.
 // The memory is kept for other entries, and the statistics go on. Complexity: O(Cap).
 func (c *Cache[K, V]) Clear() {
-	for {
-		t := c.table.Load()
-		for i := range t.shards {
-			s := &t.shards[i]
-			out := c.departures(s)
-			s.lockAll()
-			s.core.clear(out)
-			s.lock.Unlock()
-			c.report(s, out)
-		}
-		// A Resize that gave the cache other shards may have brought entries to safety.
-		if c.table.Load() == t {
-			return
-		}
+	var out *departures[K, V]
+	if c.config.OnEvict != nil {
+		out = new(departures[K, V])
+	}
+	c.each(func(s *shard[K, V]) { s.core.clear(out) })
+	if out != nil {
+		out.report(c.config.OnEvict)
 	}
 }
 
 // Resize changes the capacity to n, evicts what is over it, and returns the number of
 // entries evicted. It returns an error, and changes nothing, if n is not a capacity that
-// New would take. Where n needs another number of shards, the whole cache is locked
-// until every entry has its new place; else one shard at a time is.
-// Complexity: O(Len) at the worst.
+// New would take. Where n needs another number of shards (see Config.Shards), the whole
+// cache is locked until every entry has its new place; else one shard at a time is. More
+// shards have smaller parts, so that even with a larger capacity an entry may be too heavy,
+// and is evicted. Complexity: O(Cap).
 func (c *Cache[K, V]) Resize(n int) (evicted int, err error) {
-	if err := c.config.validateCapacity(n); err != nil {
+	if err := c.config.validateCapacity(n, c.procs); err != nil {
 		return 0, err
 	}
 	var out *departures[K, V]
@@ -382,8 +392,9 @@ func (c *Cache[K, V]) Resize(n int) (evicted int, err error) {
 	return evicted, nil
 }
 
-// Len returns the number of entries: at most Cap, and with a Weigher at most the sum
-// of the weights, which is. Complexity: O(shards).
+// Len returns the number of entries, which is at most Cap. Like Weight, Stats, Keys and All
+// it locks each shard for a moment, also against readers, and waits for a Resize that is
+// under way. Complexity: O(shards).
 func (c *Cache[K, V]) Len() int {
 	n := 0
 	c.each(func(s *shard[K, V]) { n += s.core.arena.Len() })
@@ -401,6 +412,10 @@ func (c *Cache[K, V]) Weight() int {
 // Cap returns the capacity: Config.Capacity, or what Resize made of it.
 func (c *Cache[K, V]) Cap() int { return int(c.capacity.Load()) }
 
+// Shards returns the number of shards. With a Weigher, no value that weighs more than
+// Cap / Shards, or one unit more in some of them, is stored.
+func (c *Cache[K, V]) Shards() int { return len(c.table.Load().shards) }
+
 // Stats returns the statistics. Complexity: O(shards).
 func (c *Cache[K, V]) Stats() Stats {
 	var sum Stats
@@ -411,24 +426,47 @@ func (c *Cache[K, V]) Stats() Stats {
 // All returns an iterator over the entries, shard by shard, in each from the last to
 // be evicted to the first: the most recent first. It takes the entries of a shard
 // as they are when the loop comes to that shard, and copies them, so the body may call
-// the cache, and may see an entry that has left the cache in the meantime. It does not
-// change the order or the statistics. Complexity: O(Len) time, O(Len / shards) memory.
+// the cache, and may see an entry that has left the cache in the meantime. No key comes
+// twice, unless it left and came back, and none that stays is missed, not even when a
+// Resize moves it. The order and the statistics do not change.
+// Complexity: O(Len) time, O(Len / shards) memory.
 func (c *Cache[K, V]) All() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		var entries []entry[K, V]
+		var left []visited
 		t := c.table.Load()
-		for i := range t.shards {
+		for i := 0; i < len(t.shards); i++ {
 			s := &t.shards[i]
 			s.lockAll()
 			entries = s.core.appendAll(entries[:0])
+			retired := s.retired
 			s.lock.Unlock()
+			if retired {
+				// All entries have other shards now. Go through these, and leave out
+				// what came from shards that were done.
+				left = append(left, visited{shards: len(t.shards), done: i})
+				t = c.table.Load()
+				i = -1
+				continue
+			}
 			for _, e := range entries {
+				if left != nil && c.wasVisited(left, e.key) {
+					continue
+				}
 				if !yield(e.key, e.value) {
 					return
 				}
 			}
 		}
 	}
+}
+
+// visited says which shards of a former table a loop has done: the first ones.
+type visited struct{ shards, done int }
+
+func (c *Cache[K, V]) wasVisited(left []visited, k K) bool {
+	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
+	return slices.ContainsFunc(left, func(v visited) bool { return shardOf(h, v.shards) < v.done })
 }
 
 // Keys returns an iterator over the keys, in the order and with the guarantees of All.

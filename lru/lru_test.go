@@ -98,19 +98,21 @@ func check(t *testing.T, want string, err error) {
 }
 
 func TestShardsFor(t *testing.T) {
-	procs := runtime.GOMAXPROCS(4)
-	defer runtime.GOMAXPROCS(procs)
 	for _, c := range []struct{ shards, capacity, want int }{
 		{0, 1, 1}, {0, 511, 1}, {0, 512, 2}, {0, 1868, 4}, {0, 1 << 20, 64}, {0, math.MaxInt32, 64},
 		{1, 100, 1}, {2, 100, 2}, {3, 100, 4}, {4, 100, 4}, {5, 100, 8},
 		{8, 8, 8}, {8, 7, 4}, {8, 1, 1}, {1 << 16, 100, 64}, {1<<16 - 1, 1 << 20, 1 << 16},
 	} {
 		config := Config[int, int]{Shards: c.shards}
-		require.Equal(t, c.want, config.shardsFor(c.capacity), "%+v", c)
+		require.Equal(t, c.want, config.shardsFor(c.capacity, 4), "%+v", c)
 	}
-	runtime.GOMAXPROCS(64)
 	config := Config[int, int]{}
-	require.Equal(t, maxDefaultShards, config.shardsFor(1<<30))
+	require.Equal(t, maxDefaultShards, config.shardsFor(1<<30, 64))
+	config.Weigher = func(int, int) uint32 { return 1 }
+	for capacity, want := range map[int]int{1: 1, 8191: 1, 8192: 2, 1 << 30: 8} {
+		require.Equal(t, want, config.shardsFor(capacity, 1))
+		require.Equal(t, want, config.shardsFor(capacity, 64))
+	}
 	for procs, want := range map[int]int{1: 1, 2: 8, 3: 8, 4: 16, 64: 16} {
 		require.Equal(t, want, stripesFor(procs))
 	}
@@ -250,18 +252,6 @@ func TestCallbackPanics(t *testing.T) {
 
 		told = nil
 		require.PanicsWithValue(t, "OnEvict", func() { c.Clear() })
-		require.Panics(t, func() { // in several shards, Clear stops at the first panic
-			for c.Len() > 0 {
-				c.Clear()
-			}
-			panic("done")
-		})
-		for c.Len() > 0 {
-			func() {
-				defer func() { _ = recover() }()
-				c.Clear()
-			}()
-		}
 		slices.Sort(told)
 		require.Equal(t, []int{1, 3, 4, 13}, told, "all are told of, panic or not")
 		whole(0)
@@ -465,18 +455,19 @@ func TestStress(t *testing.T) {
 	if testing.Short() {
 		steps = 2_000
 	}
+	const keys, most = 400, 3000 // most: the largest capacity
 	for _, s := range []struct {
 		capacity, shards int
 		weigher          func(int, int) uint32
 		mask             uint64
 	}{
 		{100, 4, nil, math.MaxUint64},
+		{most, 2, nil, math.MaxUint64},
 		{1000, 4, nil, math.MaxUint64},
 		{1000, 1, nil, math.MaxUint64},
 		{1000, 8, func(_, v int) uint32 { return uint32(v % 20) }, math.MaxUint64},
 		{300, 2, nil, math.MaxUint32 << 32},
 	} {
-		const keys, most = 400, 3000
 		var offered, left atomic.Int64
 		var c *Cache[int, int]
 		var depth atomic.Int32
@@ -565,10 +556,133 @@ func TestStress(t *testing.T) {
 		watch.Wait()
 		require.NoError(t, c.check())
 		require.EqualValues(t, offered.Load(), left.Load()+int64(c.Len()), "each value offered has left once, or is here")
-		stats := c.Stats()
-		require.NotZero(t, stats.Hits)
-		require.NotZero(t, stats.Evictions)
+		require.NotZero(t, c.Stats().Hits)
 	}
+}
+
+// TestIterationMeetsResize: entries that move to other shards under a loop come once.
+func TestIterationMeetsResize(t *testing.T) {
+	c := must(New(Config[int, int]{Capacity: 2048, Shards: 0}))(t)
+	for i := range 600 {
+		c.Set(i, i)
+	}
+	for _, sizes := range [][]int{{100_000}, {700}, {100_000, 700}, {700, 100_000, 5000}} {
+		seen := map[int]bool{}
+		for k := range c.Keys() {
+			require.False(t, seen[k], "%d came twice", k)
+			seen[k] = true
+			if len(seen)%50 == 1 && len(sizes) > 0 {
+				_, err := c.Resize(sizes[0])
+				require.NoError(t, err)
+				sizes = sizes[1:]
+			}
+		}
+		require.Len(t, seen, c.Len())
+		require.Equal(t, 600, c.Len())
+		_, err := c.Resize(2048)
+		require.NoError(t, err)
+	}
+}
+
+// TestWeightsGrow: recent use counts also after the entries have become much heavier,
+// and so much fewer than there once were.
+func TestWeightsGrow(t *testing.T) {
+	c := must(New(Config[int, int]{Capacity: 1 << 17, Shards: 2, Weigher: func(_, w int) uint32 { return uint32(w) }}))(t)
+	for i := range 1 << 17 {
+		c.Set(i, 1)
+	}
+	const hot = -1
+	c.Set(hot, 1000)
+	for i := range 10_000 {
+		c.Set(1_000_000+i, 1000)
+		_, ok := c.Get(hot)
+		require.True(t, ok, "evicted after %d sets, although used after each", i)
+	}
+	require.NoError(t, c.check())
+}
+
+// TestOrderBound holds the order of a sharded cache to its word, with uses from different
+// depths of the stack, and so in different stripes: what is among the most recently
+// used half of its shard is not evicted.
+func TestOrderBound(t *testing.T) {
+	for _, capacity := range []int{32, 200, 3000} {
+		var evicted []int
+		c := must(New(Config[int, int]{Capacity: capacity, Shards: 2, OnEvict: func(k, _ int, why Cause) {
+			if why == Evicted {
+				evicted = append(evicted, k)
+			}
+		}}))(t)
+		clock, used := 0, map[int]int{}
+		for step := range 20 * capacity {
+			clock++
+			k := rand.IntN(2 * capacity)
+			if rand.IntN(4) > 0 {
+				atDepth(rand.IntN(6), func() {
+					if _, ok := c.Get(k); ok {
+						used[k] = clock
+					}
+				})
+				continue
+			}
+			evicted = evicted[:0]
+			c.Set(k, step)
+			used[k] = clock
+			for _, e := range evicted {
+				newer := 0
+				for o := range c.Keys() {
+					if c.shardOf(o) == c.shardOf(e) && used[o] > used[e] {
+						newer++
+					}
+				}
+				require.GreaterOrEqual(t, newer, capacity/2/2-1, "of %d entries in a shard", capacity/2)
+				delete(used, e)
+			}
+		}
+	}
+}
+
+// atDepth calls f with n more kilobytes on the stack, roughly.
+//
+//go:noinline
+func atDepth(n int, f func()) byte {
+	var space [1024]byte
+	space[n] = 1
+	if n == 0 {
+		f()
+		return space[0]
+	}
+	return atDepth(n-1, f) + space[n]
+}
+
+// TestComputeCallsLocal: to call the cache from the function is forbidden, but it must not
+// destroy it.
+func TestComputeCallsLocal(t *testing.T) {
+	c := must(NewLocal(Config[int, int]{Capacity: 10}))(t)
+	for op := OpKeep; op <= OpDelete; op++ {
+		for i := range 10 {
+			c.Set(i, i)
+		}
+		c.Compute(5, func(int, bool) (int, Op) {
+			c.Delete(5)
+			c.Set(77, 77)
+			return 55, op
+		})
+		require.NoError(t, c.check())
+	}
+}
+
+// TestManyPanics has OnEvict panic for so many entries that no stack would hold them all.
+func TestManyPanics(t *testing.T) {
+	n, told := 1_000_000, 0
+	if testing.Short() {
+		n = 10_000
+	}
+	c := must(NewLocal(Config[int, struct{}]{Capacity: n, OnEvict: func(k int, _ struct{}, _ Cause) { told++; panic(k) }}))(t)
+	for i := range n {
+		c.Set(i, struct{}{})
+	}
+	require.PanicsWithValue(t, n-1, c.Clear)
+	require.Equal(t, n, told)
 }
 
 // TestReadersMeetResize lets readers find their way while the number of shards changes:
@@ -606,7 +720,7 @@ func TestReadersMeetResize(t *testing.T) {
 	for i := range 300 {
 		n := []int{300, 600, 1024, 5000}[i%4]
 		_, err := c.Resize(n)
-		require.Equal(t, c.config.shardsFor(n), c.shards())
+		require.Equal(t, c.config.shardsFor(n, c.procs), c.Shards())
 		require.NoError(t, err)
 	}
 	stop.Store(true)

@@ -74,12 +74,7 @@ func (m *model) leave(i int, cause Cause) modelEntry {
 func (m *model) insert(e modelEntry) {
 	if len(m.list) == m.room {
 		m.room = min(max(8, 2*m.room), m.capacity)
-		// Growth moves all entries, and with weights it gives the eras another length.
-		era := m.inEra
-		m.forget()
-		if m.weigh == nil {
-			m.inEra = era
-		}
+		m.era += 4 // growth moves all entries
 	}
 	m.pushFront(e)
 }
@@ -100,9 +95,6 @@ func (m *model) pushFront(e modelEntry) {
 // eraLen returns the number of entries put in front in one era, 0 without slack.
 func (m *model) eraLen() int {
 	n := m.capacity / 4
-	if m.weigh != nil {
-		n = m.room / 4
-	}
 	if !m.slack || n < 16 {
 		return 0
 	}
@@ -170,6 +162,7 @@ func (m *model) set(k, v int) (stored, evicted bool) {
 	}
 	i := m.find(k)
 	if w > m.capacity {
+		m.stats.Refused++
 		if i >= 0 {
 			m.leave(i, Replaced)
 		}
@@ -281,7 +274,7 @@ func newRun(t testing.TB, s setup) *run {
 	n := r.cache.shards()
 	for i := range n {
 		r.models = append(r.models, &model{
-			capacity: int(share(s.capacity, n, i)), fifo: s.order == Insertion, slack: n > 1, weigh: s.weigher, left: &r.want,
+			capacity: int(share(s.capacity, n, i)), fifo: s.order == Insertion, slack: n > 1 && s.weigher == nil, weigh: s.weigher, left: &r.want,
 		})
 	}
 	return r
@@ -370,10 +363,13 @@ func (r *run) resize(n, evicted int) {
 	shards := c.shards()
 	if shards == len(r.models) {
 		for i, m := range r.models {
+			was := m.eraLen()
 			m.capacity = int(share(n, shards, i))
 			m.shrink(-1, 0)
 			m.room = min(m.room, m.capacity)
-			m.forget()
+			if m.eraLen() != was {
+				m.forget()
+			}
 		}
 		return
 	}
@@ -390,7 +386,7 @@ func (r *run) resize(n, evicted int) {
 	for i := range shards {
 		m := first
 		m.list, m.stats, m.room, m.era, m.inEra = nil, Stats{}, 0, 0, 0
-		m.capacity, m.slack = int(share(n, shards, i)), shards > 1
+		m.capacity, m.slack = int(share(n, shards, i)), shards > 1 && m.weigh == nil
 		r.models = append(r.models, &m)
 	}
 	r.models[0].stats = stats

@@ -7,7 +7,7 @@ func (c *Cache[K, V]) resize(capacity int, out *departures[K, V]) (evicted int) 
 	c.resizing.Lock()
 	defer c.resizing.Unlock()
 	t := c.table.Load()
-	n := c.config.shardsFor(capacity)
+	n := c.config.shardsFor(capacity, c.procs)
 	if n != len(t.shards) {
 		return c.reshard(t, capacity, out)
 	}
@@ -31,7 +31,7 @@ func (c *Cache[K, V]) resize(capacity int, out *departures[K, V]) (evicted int) 
 // for one of them then finds the shard retired, and looks for its own in the new table.
 // No other code holds two of these locks, so their order does not matter.
 func (c *Cache[K, V]) reshard(from *table[K, V], capacity int, out *departures[K, V]) (evicted int) {
-	to := newTable(&c.config, capacity)
+	to := c.newTable(capacity)
 	var sum Stats
 	longest := 0
 	for i := range from.shards {
@@ -58,7 +58,7 @@ func (c *Cache[K, V]) reshard(from *table[K, V], capacity int, out *departures[K
 	}
 	first := &to.shards[0].core
 	first.hits, first.misses, first.sets = sum.Hits, sum.Misses, sum.Sets
-	first.evictions = sum.Evictions + uint64(evicted)
+	first.evictions, first.refused = sum.Evictions+uint64(evicted), sum.Refused
 
 	c.capacity.Store(int64(capacity))
 	c.table.Store(to)

@@ -2,7 +2,6 @@ package lru
 
 import (
 	"math/bits"
-	"runtime"
 	"sync/atomic"
 
 	"github.com/sysblocks/sysblocks/internal/readlock"
@@ -29,6 +28,12 @@ const (
 	// lacks another cannot lend: with 256 entries in each, the hit ratio is within a
 	// few tenths of a point of that of one exact order.
 	minShare = 256
+
+	// minWeight and maxWeighedShards are the same for a cache with a Weigher. What is the
+	// largest value that it takes must not depend on the machine, so here the number of
+	// CPUs does not count; and large values must be possible, so there are few shards.
+	minWeight        = 4096
+	maxWeighedShards = 8
 )
 
 // A table is the shards that a cache has at one time. Their number changes only when
@@ -47,6 +52,7 @@ type table[K comparable, V any] struct {
 type shard[K comparable, V any] struct {
 	lock    readlock.Lock[K] // with the beginning of core on one cache line: what a Set changes
 	core    core[K, V]
+	notes   int  // readers leave notes if there are so many entries at least
 	retired bool // the shard is not in the cache's table any more, and is empty
 
 	// spare is the departures of an earlier call, for its memory. It is apart from what
@@ -59,20 +65,21 @@ type shard[K comparable, V any] struct {
 }
 
 // newTable returns empty shards for a capacity.
-func newTable[K comparable, V any](config *Config[K, V], capacity int) *table[K, V] {
-	n := config.shardsFor(capacity)
+func (c *Cache[K, V]) newTable(capacity int) *table[K, V] {
+	n := c.config.shardsFor(capacity, c.procs)
 	t := &table[K, V]{
 		shards: make([]shard[K, V], n),
-		exact:  n == 1 && config.Order == RecentUse,
+		exact:  n == 1 && c.config.Order == RecentUse,
 	}
 	stripes := 1
 	if !t.exact {
-		stripes = stripesFor(runtime.GOMAXPROCS(0))
+		stripes = stripesFor(c.procs)
 	}
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.lock.Init(stripes)
-		s.core.init(config, share(capacity, n, i), n == 1)
+		s.notes = 4 * readlock.MaxNotes * stripes
+		s.core.init(&c.config, share(capacity, n, i), n == 1)
 	}
 	return t
 }
@@ -87,12 +94,14 @@ func share(capacity, n, i int) uint64 {
 }
 
 // shardsFor returns the number of shards for a capacity: a power of two, at most capacity.
-func (config *Config[K, V]) shardsFor(capacity int) int {
-	if config.Shards == 0 {
-		return floorPow2(max(1, min(shardsPerProc*runtime.GOMAXPROCS(0), maxDefaultShards, capacity/minShare)))
+func (config *Config[K, V]) shardsFor(capacity, procs int) int {
+	switch {
+	case config.Shards > 0:
+		return min(1<<bits.Len(uint(config.Shards-1)), floorPow2(capacity))
+	case config.Weigher != nil:
+		return floorPow2(max(1, min(maxWeighedShards, capacity/minWeight)))
 	}
-	ceil := 1 << bits.Len(uint(config.Shards-1))
-	return min(ceil, floorPow2(capacity))
+	return floorPow2(max(1, min(shardsPerProc*procs, maxDefaultShards, capacity/minShare)))
 }
 
 // stripesFor returns the number of stripes in which readers announce themselves. With one
@@ -110,8 +119,11 @@ func floorPow2(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
 // of returns the shard to which a hash belongs: its upper half chooses the shard, and
 // the lower half the place in it.
 func (t *table[K, V]) of(h uint64) *shard[K, V] {
-	return &t.shards[uint32(h>>32)&uint32(len(t.shards)-1)]
+	return &t.shards[shardOf(h, len(t.shards))]
 }
+
+// shardOf returns the number of the shard to which a hash belongs, of n.
+func shardOf(h uint64, n int) int { return int(uint32(h>>32) & uint32(n-1)) }
 
 // lockFor returns the shard to which a hash belongs, locked for writing.
 func (c *Cache[K, V]) lockFor(h uint64) *shard[K, V] {
@@ -131,6 +143,13 @@ func (s *shard[K, V]) lockAll() {
 	if s.lock.Lock() {
 		s.tidy()
 	}
+}
+
+// note leaves a note to promote node n, unless there is no room for one. The notes of
+// different goroutines are not in order, so there are none where they could be of more
+// than a quarter of the entries.
+func (s *shard[K, V]) note(r *readlock.Stripe[K], n uint32) bool {
+	return s.core.arena.Len() >= s.notes && r.Note(n)
 }
 
 func (s *shard[K, V]) tidy() { s.lock.Tidy(s.core.arena.Promote) }

@@ -48,15 +48,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return 2
 	}
 
-	r.rows = replayAll(r.works, r.sizes, r.ims)
-	err = r.writeTable(stdout)
-	if err == nil && o.csv != "" {
-		err = create(o.csv, r.writeCSV)
-	}
-	if err == nil && o.svg != "" {
-		err = create(o.svg, r.chart().WriteSVG)
-	}
-	if err != nil {
+	if err := o.produce(&r, stdout); err != nil {
 		fmt.Fprintln(stderr, "hitratio:", err)
 		return 1
 	}
@@ -218,10 +210,32 @@ func (o options) load(stdin io.Reader) ([]workload, error) {
 
 // create writes a file. What is there of it after an error stays, as path may
 // be something other than a plain file.
-func create(path string, write func(io.Writer) error) error {
-	f, err := os.Create(path)
+// produce replays everything and writes the results. It opens the files first: a path that is
+// wrong must not cost the replays.
+func (o *options) produce(r *report, stdout io.Writer) error {
+	csv, err := create(o.csv)
 	if err != nil {
 		return err
 	}
-	return errors.Join(write(f), f.Close())
+	svg, err := create(o.svg)
+	if err != nil {
+		return err
+	}
+	r.rows = replayAll(r.works, r.sizes, r.ims)
+	err = r.writeTable(stdout)
+	if csv != nil {
+		err = errors.Join(err, r.writeCSV(csv), csv.Close())
+	}
+	if svg != nil {
+		err = errors.Join(err, r.chart().WriteSVG(svg), svg.Close())
+	}
+	return err
+}
+
+// create creates a file, or returns nil if path is empty.
+func create(path string) (*os.File, error) {
+	if path == "" {
+		return nil, nil
+	}
+	return os.Create(path)
 }

@@ -146,7 +146,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"-trace", file("empty", "")}, "no requests"},
 		{[]string{"-trace", "-"}, "standard input: no requests"},
 		{[]string{"-trace", ""}, "-trace needs"},
-		{[]string{"-sizes", "0"}, `-sizes: a size must be from 1 to 2147483647, got "0"`},
+		{[]string{"-sizes", "0"}, `-sizes: a size must be from 1 to 2147483646, got "0"`},
 		{[]string{"-sizes", "100,-1"}, `got "-1"`},
 		{[]string{"-sizes", "100,,200"}, `got ""`},
 		{[]string{"-sizes", "99999999999"}, `got "99999999999"`},

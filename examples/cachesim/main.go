@@ -199,6 +199,9 @@ type size struct {
 	percent float64
 }
 
+// maxSize is what a cache of one shard can hold.
+const maxSize = 1<<31 - 2
+
 func parseSizes(list string) ([]size, error) {
 	var sizes []size
 	for item := range strings.SplitSeq(list, ",") {
@@ -212,8 +215,8 @@ func parseSizes(list string) ([]size, error) {
 			continue
 		}
 		entries, err := strconv.ParseInt(item, 10, 32)
-		if err != nil || entries < 1 {
-			return nil, fmt.Errorf("a size must be from 1 to %d, got %q", math.MaxInt32, item)
+		if err != nil || entries < 1 || entries > maxSize {
+			return nil, fmt.Errorf("a size must be from 1 to %d, got %q", maxSize, item)
 		}
 		sizes = append(sizes, size{entries: int(entries)})
 	}

@@ -157,6 +157,68 @@ func TestNear(t *testing.T) {
 	}
 }
 
+// TestAllBucketsPassedOver: a look-up ends although entries that once found no room at home
+// have left every bucket with a count.
+func TestAllBucketsPassedOver(t *testing.T) {
+	var a Arena[int, int]
+	a.Reserve(21)
+	buckets := len(a.buckets)
+	require.Equal(t, 3, buckets)
+	k := 0
+	insert := func(at int) int {
+		k++
+		h := uint32(at)*(1<<32/3) + 1<<28 + uint32(k)
+		require.Equal(t, at, a.home(h))
+		a.Insert(h, k, k)
+		return k
+	}
+	for at := range buckets {
+		var keys []int
+		for range slots + 1 {
+			keys = append(keys, insert(at))
+		}
+		for _, k := range keys[:slots] {
+			for n := a.Front(); n != 0; n = a.Next(n) {
+				if *a.Key(n) == k {
+					a.Remove(n)
+					break
+				}
+			}
+		}
+		require.NoError(t, a.Check())
+	}
+	for at := range buckets {
+		require.NotZero(t, a.buckets[at].overflow)
+		require.Zero(t, a.Find(uint32(at)*(1<<32/3)+1<<28, -1))
+	}
+	require.Equal(t, 3, a.Len())
+}
+
+// TestChurn turns over small arenas, whose few buckets come into every state.
+func TestChurn(t *testing.T) {
+	steps := 300_000
+	if testing.Short() {
+		steps = 30_000
+	}
+	for _, n := range []int{13, 14, 20, 21, 40} {
+		hasher := NewHasher()
+		var a Arena[int, int]
+		a.Reserve(n)
+		for k := range n {
+			a.Insert(hashOf(hasher, k), k, k)
+		}
+		for k := n; k < steps; k++ {
+			require.Zero(t, a.Find(hashOf(hasher, k), k))
+			a.ReplaceBack(hashOf(hasher, k), k, k)
+			if k%5 == 0 {
+				a.Promote(a.Back())
+			}
+			require.NotZero(t, a.Find(hashOf(hasher, k), k))
+		}
+		require.NoError(t, a.Check())
+	}
+}
+
 // TestCheck breaks every invariant, to see that Check sees it.
 func TestCheck(t *testing.T) {
 	full := func() *Arena[int, int] {

@@ -24,8 +24,9 @@
 // with a free slot, and every bucket that it passed over counts it in its overflow
 // count. A look-up stops at the first bucket whose count is zero, and a removal
 // takes its entry out of the counts again, so that there are neither tombstones nor
-// shifts: the index after a week of churn is as it would be had the entries that
-// remain been inserted alone.
+// shifts. An entry that was displaced stays so when its home has room again; in the
+// long run one bucket in six has been passed over, and a hit reads 1.04 buckets in the
+// mean instead of 1.01. It does not get worse than that.
 //
 // Linear probing over single 4-byte entries with backward-shift deletion was the
 // alternative. It needs the home of every entry in the cluster behind a removed one,

@@ -73,7 +73,9 @@ func (a *Arena[K, V]) Find(h uint32, k K) uint32 {
 	}
 	pattern := tag * ones
 	at := a.home(h)
-	for at < len(a.buckets) { // not so only in an arena without memory
+	// Entries that were displaced long ago can leave no bucket with a count of zero, when
+	// there are few; so the look-up ends after one turn at the latest.
+	for range len(a.buckets) {
 		b := &a.buckets[at]
 		x := b.lo ^ pattern
 		for m := (x - ones) &^ x & highs; m != 0; m &= m - 1 {
@@ -91,7 +93,7 @@ func (a *Arena[K, V]) Find(h uint32, k K) uint32 {
 			}
 		}
 		if b.overflow == 0 {
-			return 0
+			break
 		}
 		at = a.after(at)
 	}

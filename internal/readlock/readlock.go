@@ -36,8 +36,11 @@ import (
 // a generic type into the generic code that calls them, and others it does not when that
 // code is instantiated in a third package.
 type Lock[T any] struct {
-	writer  atomic.Uint32 // 1 while a writer holds the lock, or waits for readers to leave
-	stripes []Stripe[T]   // a power of two of them
+	// writer is the flag: held while a writer holds the lock, or waits for readers to leave;
+	// reserved while the first of the waiting writers has waited for too long, and nobody
+	// else may have the lock next.
+	writer  atomic.Uint32
+	stripes []Stripe[T] // a power of two of them
 }
 
 // A Stripe is what some of the readers announce themselves in.
@@ -45,16 +48,22 @@ type Stripe[T any] struct {
 	// state holds four numbers, so that a reader can leave and be counted in one
 	// operation: misses<<46 | hits<<28 | notes<<16 | readers inside.
 	//
-	// 16 bits suffice for the readers, who are inside for nanoseconds unless they are
-	// preempted there, which happens to few of them at once; and 12 bits for the notes,
-	// since only readers who come to their last place together count beyond it. 18 bits
-	// suffice for the counts, because the reader that brings one to 2^17 brings a writer.
+	// The 16 bits for the readers suffice because from 2^15 on they go away again at once.
+	// They are inside for nanoseconds, unless they are preempted there, which happens to few
+	// of them at once. The 18 bits for each count suffice because the reader that brings one
+	// to 2^17 brings a writer.
 	state        atomic.Uint64
 	hits, misses uint64           // what the state had counted when it was last tidied; the writer's
 	notes        [MaxNotes]uint32 // notes[i] is the reader's who brought the number of notes to i+1
 	queue        sync.Mutex       // in the first stripe: held by the one that waits for the flag by trying
 	_            [128 - 96]byte   // no two stripes are on one cache line, or on a pair fetched together
 }
+
+// values of Lock.writer
+const (
+	held     = 1
+	reserved = 2
+)
 
 // MaxNotes is the number of notes that a stripe has room for.
 const MaxNotes = 16
@@ -66,6 +75,7 @@ const (
 	miss   = 1 << 46
 
 	readers = note - reader
+	crowd   = 1 << 15       // in the number of readers: no more of them
 	due     = 1<<45 | 1<<63 // a count has come to 2^17
 )
 
@@ -73,12 +83,11 @@ const (
 // blindly, so there should be more of them than CPUs; but each costs a writer a load.
 func (l *Lock[T]) Init(n int) { l.stripes = make([]Stripe[T], n) }
 
-// TryRLock locks for reading, unless a writer is there, and returns the stripe by which to
-// unlock, or nil.
+// TryRLock locks for reading, unless a writer is there, or waits for long, and returns the
+// stripe by which to unlock, or nil.
 func (l *Lock[T]) TryRLock() *Stripe[T] {
 	s := &l.stripes[hint[T]()&uint32(len(l.stripes)-1)]
-	s.state.Add(reader)
-	if l.writer.Load() != 0 {
+	if s.state.Add(reader)&crowd != 0 || l.writer.Load() != 0 {
 		s.RUnlock()
 		return nil
 	}
@@ -97,12 +106,15 @@ func (s *Stripe[T]) RUnlockMiss() bool { return s.state.Add(miss-reader)&due != 
 
 // Note leaves n for the next writer, if there is room. The caller has the lock for reading.
 func (s *Stripe[T]) Note(n uint32) bool {
-	if s.state.Load()/note%(hit/note) >= MaxNotes {
-		return false
-	}
-	i := (s.state.Add(note)/note - 1) % (hit / note)
-	if i >= MaxNotes {
-		return false
+	var i uint64
+	for {
+		state := s.state.Load()
+		if i = state / note % (hit / note); i >= MaxNotes {
+			return false
+		}
+		if s.state.CompareAndSwap(state, state+note) {
+			break
+		}
 	}
 	// The place is this reader's alone until the next writer, who waits for it to leave.
 	s.notes[i] = n
@@ -113,7 +125,7 @@ func (s *Stripe[T]) Note(n uint32) bool {
 // Unlock unlocks, and counts a hit. Nothing comes between the reading and the writing. If
 // another goroutine is quicker it returns false, and the caller has no lock any more.
 func (l *Lock[T]) TryUpgrade(s *Stripe[T]) bool {
-	if !l.writer.CompareAndSwap(0, 1) {
+	if !l.writer.CompareAndSwap(0, held) {
 		s.RUnlock() // the writer may be waiting for this reader
 		return false
 	}
@@ -124,28 +136,37 @@ func (l *Lock[T]) TryUpgrade(s *Stripe[T]) bool {
 
 // Lock locks for writing. It returns whether there are notes.
 func (l *Lock[T]) Lock() (notes bool) {
-	if !l.writer.CompareAndSwap(0, 1) {
+	if !l.writer.CompareAndSwap(0, held) {
 		l.lockSlow()
 	}
 	return l.awaitReaders()
 }
 
 // Unlock unlocks what Lock or TryUpgrade locked.
-func (l *Lock[T]) Unlock() { l.writer.Store(0) }
+func (l *Lock[T]) Unlock() { l.writer.Add(^uint32(held - 1)) }
 
-// lockSlow waits for the flag. One goroutine does so by trying; the others sleep.
+// lockSlow waits for the flag. One goroutine does so by trying; the others sleep. One that
+// has tried some times in vain, because others were quicker each time, reserves the lock
+// for itself, or it might wait for ever.
 func (l *Lock[T]) lockSlow() {
 	for range spins {
-		if l.writer.Load() == 0 && l.writer.CompareAndSwap(0, 1) {
+		if l.writer.Load() == 0 && l.writer.CompareAndSwap(0, held) {
 			return
 		}
 	}
 	queue := &l.stripes[0].queue
 	queue.Lock()
-	for i := 0; !l.writer.CompareAndSwap(0, 1); i++ {
+	defer queue.Unlock()
+	for i := 0; ; i++ {
+		// Only this goroutine sets or clears reserved.
+		if w := l.writer.Load(); w&held == 0 && l.writer.CompareAndSwap(w, held) {
+			return
+		}
+		if i == patience {
+			l.writer.Or(reserved)
+		}
 		pause(i)
 	}
-	queue.Unlock()
 }
 
 // awaitReaders waits until no reader is inside, and returns whether there are notes.
@@ -174,8 +195,9 @@ func (s *Stripe[T]) awaitReaders() uint64 {
 }
 
 const (
-	spins  = 30  // loads before a goroutine lets others run: about as long as a write takes
-	yields = 100 // times that it does so before it sleeps
+	spins    = 30  // loads before a goroutine lets others run: about as long as a write takes
+	patience = 3   // times that it lets others run before it reserves the lock
+	yields   = 100 // times that it does so before it sleeps
 )
 
 // pause lets other goroutines run, among which may be the one that is waited for, if it

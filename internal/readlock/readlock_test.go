@@ -3,6 +3,7 @@ package readlock
 import (
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -245,4 +246,42 @@ func TestHint(t *testing.T) {
 		// is constant, or leaves most stripes empty.
 		require.Less(t, n, goroutines/2, "stripe %d", i)
 	}
+}
+
+// TestNobodyStarves: a writer who takes the lock again and again, as fast as it can, must
+// let those in who wait, readers that became writers among them.
+func TestNobodyStarves(t *testing.T) {
+	l := newLock(2)
+	const turns, most = 5, 1 << 28
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for range turns {
+				l.Lock()
+				l.Unlock()
+				runtime.Gosched()
+			}
+			done.Store(true)
+		})
+	}
+	hogged := 0
+	for !done.Load() && hogged < most {
+		l.Lock()
+		hogged++
+		l.Unlock()
+	}
+	wg.Wait()
+	require.Less(t, hogged, most)
+}
+
+// TestCrowd: there is an end to the readers that a stripe takes, before it is confused.
+func TestCrowd(t *testing.T) {
+	l := newLock(1)
+	s := &l.stripes[0]
+	s.state.Store(crowd - 1)
+	require.Nil(t, l.TryRLock())
+	require.EqualValues(t, crowd-1, s.state.Load())
+	s.state.Store(crowd - 2)
+	require.NotNil(t, l.TryRLock())
 }
