@@ -207,7 +207,7 @@ func TestOutputErrors(t *testing.T) {
 	for _, name := range []string{"-svg", "-csv"} {
 		code, stdout, stderr := command(append(args, name, none)...)
 		assert.Equal(t, 1, code)
-		assert.Contains(t, stdout, "loop", "the table is there all the same")
+		assert.Empty(t, stdout, "nothing is replayed in vain")
 		assert.Regexp(t, `^hitratio: open .*no such file or directory\n$`, stderr)
 	}
 
