@@ -30,8 +30,8 @@ type core[K comparable, V any] struct {
 	weight   uint64
 }
 
-// init prepares a zero core. If it is not exact, a hit may leave an entry of the most
-// recent quarter where it is.
+// init prepares a zero core. If it is not exact, a hit may leave an entry that is near the
+// front where it is.
 func (c *core[K, V]) init(config *Config[K, V], capacity uint64, exact bool) {
 	c.weighted = config.Weigher != nil
 	c.order = config.Order
@@ -39,8 +39,11 @@ func (c *core[K, V]) init(config *Config[K, V], capacity uint64, exact bool) {
 	c.setCapacity(capacity)
 }
 
-// setCapacity also says which entries a hit leaves where they are: none, all, or those of
-// the most recent quarter. By weight, capacity does not tell how many entries that are.
+// setCapacity also says which entries a hit leaves where they are: none, all, or those that
+// are near the front, in the first three eighths of the capacity; by weight, that does not
+// tell how many entries they are. On request traces, three eighths cost about a tenth of a
+// point of hit ratio against the exact order, and a quarter half of that; but with a quarter
+// the hits of two CPUs take an eighth longer. With a half it is three tenths of a point.
 func (c *core[K, V]) setCapacity(capacity uint64) {
 	c.capacity = capacity
 	switch {
@@ -49,7 +52,7 @@ func (c *core[K, V]) setCapacity(capacity uint64) {
 	case c.exact || c.weighted:
 		c.arena.SetSlack(0)
 	default:
-		c.arena.SetSlack(int(capacity / 4))
+		c.arena.SetSlack(int(capacity * 3 / 8))
 	}
 }
 

@@ -44,7 +44,7 @@
 // Entries lie in an array, linked by number in the order of eviction, and are found through
 // an index of one cache line for about seven of them; see package internal/arena. A Cache
 // is sharded by hash. Readers of a shard do not exclude each other: see internal/readlock.
-// A hit on an entry of the most recent quarter or so of its shard changes nothing there.
+// A hit on an entry that is near the front of its shard's list changes nothing there.
 // A hit on another one is noted, and the entry is moved to the front when next somebody
 // writes to the shard, before anything is evicted, or when 16 notes have come together.
 package lru

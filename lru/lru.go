@@ -150,12 +150,11 @@ func (s *Stats) add(t Stats) {
 // and see or treat each of them at a moment of its own.
 //
 // With more than one shard, the order of RecentUse is kept within each shard, and not
-// exactly: without a Weigher, a hit on one of the most recent quarter of a shard's
-// entries does not move it; and hits of different goroutines, up to a quarter of the
-// entries too, may come to be ordered in another way than they came in time. So an
-// entry may be evicted although its last use is more recent than that of others, but
-// never while it is among the most recently used half of its shard. With one shard the
-// order is exact.
+// exactly: without a Weigher, a hit on an entry in the first three eighths of a shard does
+// not move it; and hits of different goroutines, on up to a quarter of the entries, may come
+// to be ordered in another way than they came in time. So an entry may be evicted although
+// its last use is more recent than that of others, but never while it is among the most
+// recently used third of its shard. With one shard the order is exact.
 //
 // A key that is not equal to itself, such as NaN, is stored but never found; it leaves
 // when it is evicted or cleared.

@@ -94,7 +94,7 @@ func (m *model) pushFront(e modelEntry) {
 
 // eraLen returns the number of entries put in front in one era, 0 without slack.
 func (m *model) eraLen() int {
-	n := m.capacity / 4
+	n := m.capacity * 3 / 8
 	if !m.slack || n < 16 {
 		return 0
 	}

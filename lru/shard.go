@@ -23,6 +23,10 @@ const (
 	stripesPerProc = 4
 	maxStripes     = 16
 
+	// minPerStripe is the least number of entries for each stripe with which readers leave
+	// notes: all notes together are then for a quarter of the entries at most.
+	minPerStripe = 4 * readlock.MaxNotes
+
 	// minShare is the least capacity of a shard that is chosen by default. Keys fall
 	// on shards unevenly, the more so the fewer of them a shard has, and what one shard
 	// lacks another cannot lend: with 256 entries in each, the hit ratio is within a
@@ -71,14 +75,14 @@ func (c *Cache[K, V]) newTable(capacity int) *table[K, V] {
 		shards: make([]shard[K, V], n),
 		exact:  n == 1 && c.config.Order == RecentUse,
 	}
-	stripes := 1
-	if !t.exact {
-		stripes = stripesFor(c.procs)
+	stripes := stripesFor(c.procs, capacity/n)
+	if t.exact {
+		stripes = 1
 	}
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.lock.Init(stripes)
-		s.notes = 4 * readlock.MaxNotes * stripes
+		s.notes = minPerStripe * stripes
 		s.core.init(&c.config, share(capacity, n, i), n == 1)
 	}
 	return t
@@ -105,12 +109,13 @@ func (config *Config[K, V]) shardsFor(capacity, procs int) int {
 }
 
 // stripesFor returns the number of stripes in which readers announce themselves. With one
-// CPU no two of them can disturb each other.
-func stripesFor(procs int) int {
+// CPU no two of them can disturb each other; and in a small shard there are no more than the
+// bound on notes allows.
+func stripesFor(procs, share int) int {
 	if procs == 1 {
 		return 1
 	}
-	return min(stripesPerProc*floorPow2(procs), maxStripes)
+	return min(stripesPerProc*floorPow2(procs), maxStripes, floorPow2(max(1, share/minPerStripe)))
 }
 
 // floorPow2 returns the largest power of two that is at most n, which is at least 1.
