@@ -115,31 +115,40 @@ func filled(do op, lists ...[]string) func(cache) {
 	}
 }
 
-// parallel does op on all CPUs, each goroutine from a place of its own in the draws.
+// parallel does op on all CPUs, each goroutine from a place of its own in the draws. Every run
+// on a cache goes on where the one before ended: if each began anew, a run shorter than the
+// capacity would find its keys there, and set values where it should evict.
 func parallel(draws []string, do op) func(b *testing.B, c cache) float64 {
+	done := make(map[cache]int) // draws that some goroutine has used
 	return func(b *testing.B, c cache) float64 {
-		var goroutines, hits atomic.Int64
+		var goroutines, hits, longest atomic.Int64
 		b.RunParallel(func(pb *testing.PB) {
-			i := int(goroutines.Add(1)) * (len(draws) / 3) % len(draws)
-			mine := int64(0)
+			from := done[c] + int(goroutines.Add(1))*(len(draws)/3)
+			i := from % len(draws)
+			ops, mine := int64(0), int64(0)
 			for pb.Next() {
 				if i++; i == len(draws) {
 					i = 0
 				}
+				ops++
 				if do(c, draws[i]) {
 					mine++
 				}
 			}
 			hits.Add(mine)
+			for old := longest.Load(); ops > old && !longest.CompareAndSwap(old, ops); old = longest.Load() {
+			}
 		})
+		done[c] += int(longest.Load())
 		return float64(hits.Load()) / float64(b.N)
 	}
 }
 
-// serial does op on one goroutine.
+// serial does op on one goroutine, and goes on likewise.
 func serial(draws []string, do op) func(b *testing.B, c cache) float64 {
+	done := make(map[cache]int)
 	return func(b *testing.B, c cache) float64 {
-		i, hits := 0, 0
+		i, hits := done[c]%len(draws), 0
 		for b.Loop() {
 			if i++; i == len(draws) {
 				i = 0
@@ -148,6 +157,7 @@ func serial(draws []string, do op) func(b *testing.B, c cache) float64 {
 				hits++
 			}
 		}
+		done[c] += b.N
 		return float64(hits) / float64(b.N)
 	}
 }

@@ -173,9 +173,9 @@ func (c *core[K, V]) grow() {
 func (c *core[K, V]) reserve(n int) {
 	n = int(min(uint64(n), c.capacity, uint64(c.maxLen())))
 	if c.weighted {
-		// Reserve numbers the nodes anew, in list order.
+		// Reserve numbers the nodes anew, the last in the list first.
 		weights := make([]uint32, 1, n+1)
-		for at := c.arena.Front(); at != 0; at = c.arena.Next(at) {
+		for at := c.arena.Back(); at != 0; at = c.arena.Prev(at) {
 			weights = append(weights, c.weights[at])
 		}
 		c.weights = weights[:n+1]

@@ -26,9 +26,9 @@ type Config[K comparable, V any] struct {
 	// among which keys and capacity are divided evenly. 1 gives one exact order; other
 	// numbers, up to 65536, are rounded up to a power of two; there are never more shards
 	// than Capacity. 0 chooses: without a Weigher one for each 256 of Capacity, but at
-	// most 256 and at most 16 for each of the GOMAXPROCS of the moment of New; with a
-	// Weigher one for each 4096 of Capacity, but at most 8. A Local has one shard, and
-	// refuses another number.
+	// most 256, and at most 32 for each of the GOMAXPROCS of the moment of New, or 2 if
+	// that is 1; with a Weigher one for each 4096 of Capacity, but at most 8. A Local has
+	// one shard, and refuses another number.
 	Shards int
 
 	// Order is the order of eviction: RecentUse, the default, or Insertion.

@@ -3,7 +3,9 @@ package lru
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"math/rand/v2"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -97,9 +99,15 @@ func check(t *testing.T, want string, err error) {
 	}
 }
 
+func TestShardSize(t *testing.T) {
+	if size := reflect.TypeFor[shard[string, int]]().Size(); bits.UintSize == 64 {
+		require.Zero(t, size%128, "%d bytes", size)
+	}
+}
+
 func TestShardsFor(t *testing.T) {
 	for _, c := range []struct{ shards, capacity, want int }{
-		{0, 1, 1}, {0, 511, 1}, {0, 512, 2}, {0, 1868, 4}, {0, 1 << 20, 64}, {0, math.MaxInt32, 64},
+		{0, 1, 1}, {0, 511, 1}, {0, 512, 2}, {0, 1868, 4}, {0, 1 << 20, 128}, {0, math.MaxInt32, 128},
 		{1, 100, 1}, {2, 100, 2}, {3, 100, 4}, {4, 100, 4}, {5, 100, 8},
 		{8, 8, 8}, {8, 7, 4}, {8, 1, 1}, {1 << 16, 100, 64}, {1<<16 - 1, 1 << 20, 1 << 16},
 	} {
@@ -108,6 +116,8 @@ func TestShardsFor(t *testing.T) {
 	}
 	config := Config[int, int]{}
 	require.Equal(t, maxDefaultShards, config.shardsFor(1<<30, 64))
+	require.Equal(t, 2, config.shardsFor(1<<20, 1))
+	require.Equal(t, 1, config.shardsFor(511, 1))
 	config.Weigher = func(int, int) uint32 { return 1 }
 	for capacity, want := range map[int]int{1: 1, 8191: 1, 8192: 2, 1 << 30: 8} {
 		require.Equal(t, want, config.shardsFor(capacity, 1))

@@ -366,9 +366,12 @@ func (r *run) resize(n, evicted int) {
 			was := m.eraLen()
 			m.capacity = int(share(n, shards, i))
 			m.shrink(-1, 0)
-			m.room = min(m.room, m.capacity)
 			if m.eraLen() != was {
 				m.forget()
+			}
+			if m.room > m.capacity {
+				m.room = m.capacity
+				m.era += 4 // less memory moves all entries, too
 			}
 		}
 		return

@@ -13,8 +13,11 @@ const (
 
 	// shardsPerProc and maxDefaultShards say how many shards there are by default for
 	// each CPU, and at the most. Readers do not get in each other's way within a shard;
-	// the number is for writers, of whom two at once should seldom meet.
-	shardsPerProc    = 16
+	// the number is for writers, of whom two at once should seldom meet. With only one CPU
+	// they meet when one is preempted; there it counts more that the ends of fewer lists
+	// stay in the cache, and there are two, because one would have to be exact.
+	shardsPerProc    = 32
+	shardsOneProc    = 2
 	maxDefaultShards = 256
 
 	// stripesPerProc and maxStripes say in how many stripes of a lock the readers
@@ -63,9 +66,10 @@ type shard[K comparable, V any] struct {
 	// the lock guards because a call gives it back after it has unlocked.
 	spare atomic.Pointer[departures[K, V]]
 
-	// The end of one shard and the beginning of the next are not on one cache line,
-	// nor on two that the processor fetches together.
-	_ [128]byte
+	// The size is a multiple of 128 bytes where pointers have 64 bits, so that what a Set
+	// changes is on one cache line in each shard, and none of the shard before is on that
+	// one or on the one that the processor fetches with it.
+	_ [112]byte
 }
 
 // newTable returns empty shards for a capacity.
@@ -105,7 +109,11 @@ func (config *Config[K, V]) shardsFor(capacity, procs int) int {
 	case config.Weigher != nil:
 		return floorPow2(max(1, min(maxWeighedShards, capacity/minWeight)))
 	}
-	return floorPow2(max(1, min(shardsPerProc*procs, maxDefaultShards, capacity/minShare)))
+	most := min(shardsPerProc*procs, maxDefaultShards)
+	if procs == 1 {
+		most = shardsOneProc
+	}
+	return floorPow2(max(1, min(most, capacity/minShare)))
 }
 
 // stripesFor returns the number of stripes in which readers announce themselves. With one

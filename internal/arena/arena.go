@@ -85,9 +85,9 @@ func (a *Arena[K, V]) Clear() {
 }
 
 // Reserve makes room for n entries in all and no more than n, which must be at least
-// Len and at most MaxLen. It moves entries to new nodes, in list order, so that
-// node numbers change and entries near in the list become near in memory. No node is
-// near afterwards, if SetSlack has been given a number of nodes. Complexity: O(n).
+// Len and at most MaxLen. It moves entries to new nodes, the last in the list first, so that
+// node numbers change, and a cache that evicts the last goes through memory upwards. No node
+// is near afterwards, if SetSlack has been given a number of nodes. Complexity: O(n).
 func (a *Arena[K, V]) Reserve(n int) {
 	nodes, hashes, buckets := make([]node[K, V], n+1), make([]uint32, n+1), make([]bucket, bucketsFor(n))
 	old, oldHashes := a.nodes, a.hashes
@@ -96,18 +96,18 @@ func (a *Arena[K, V]) Reserve(n int) {
 	}
 	a.nodes, a.hashes, a.buckets = nodes, hashes, buckets
 
-	to := uint32(0)
-	for from := a.head; from != 0; from = old[from].next {
+	to, mask := uint32(0), a.mask
+	for from := a.tail; from != 0; from = old[from].prev & mask {
 		to++
 		nodes[to] = node[K, V]{
 			key: old[from].key, value: old[from].value,
-			prev: to - 1 | a.stamp(aged), next: to + 1,
+			prev: to + 1 | a.stamp(aged), next: to - 1,
 		}
 		hashes[to] = oldHashes[from]
 		a.link(hashes[to], to)
 	}
-	nodes[to].next = 0
-	a.head, a.tail = min(1, to), to
+	nodes[to].prev = a.stamp(aged)
+	a.head, a.tail = to, min(1, to)
 	a.used = int(to) + 1
 	a.free = 0
 	a.sweep = 0
