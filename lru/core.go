@@ -104,7 +104,7 @@ func (c *core[K, V]) put(n, h uint32, k K, v V, w uint32, out *departures[K, V])
 			c.remove(n, Replaced, out)
 		}
 		c.refused++
-		out.add(k, v, Refused)
+		out.Add(k, v, Refused)
 		return false, false
 	case n != 0:
 		c.update(n, v, w, out)
@@ -119,7 +119,7 @@ func (c *core[K, V]) put(n, h uint32, k K, v V, w uint32, out *departures[K, V])
 func (c *core[K, V]) update(n uint32, v V, w uint32, out *departures[K, V]) {
 	p := c.arena.Value(n)
 	if out != nil {
-		out.add(*c.arena.Key(n), *p, Replaced)
+		out.Add(*c.arena.Key(n), *p, Replaced)
 	}
 	*p = v
 	c.arena.Promote(n)
@@ -143,7 +143,7 @@ func (c *core[K, V]) insert(h uint32, k K, v V, w uint32, out *departures[K, V])
 		if uint64(c.arena.Len()) == c.capacity {
 			last := c.arena.Back()
 			if out != nil {
-				out.add(*c.arena.Key(last), *c.arena.Value(last), Evicted)
+				out.Add(*c.arena.Key(last), *c.arena.Value(last), Evicted)
 			}
 			c.evictions++
 			c.arena.ReplaceBack(h, k, v)
@@ -191,7 +191,7 @@ func (c *core[K, V]) evict(n uint32, out *departures[K, V]) {
 // remove takes entry n out, for the given cause.
 func (c *core[K, V]) remove(n uint32, cause Cause, out *departures[K, V]) {
 	if out != nil {
-		out.add(*c.arena.Key(n), *c.arena.Value(n), cause)
+		out.Add(*c.arena.Key(n), *c.arena.Value(n), cause)
 	}
 	if c.weighted {
 		c.weight -= uint64(c.weights[n])
@@ -293,7 +293,7 @@ func (c *core[K, V]) held() uint64 {
 func (c *core[K, V]) clear(out *departures[K, V]) {
 	if out != nil {
 		for n := c.arena.Front(); n != 0; n = c.arena.Next(n) {
-			out.add(*c.arena.Key(n), *c.arena.Value(n), Cleared)
+			out.Add(*c.arena.Key(n), *c.arena.Value(n), Cleared)
 		}
 	}
 	c.arena.Clear()

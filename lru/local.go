@@ -204,7 +204,7 @@ func (c *Local[K, V]) departures() *departures[K, V] {
 // does, for OnEvict may call the cache.
 func (c *Local[K, V]) report(out *departures[K, V]) {
 	if out != nil {
-		out.report(c.config.OnEvict)
+		out.Report(c.config.OnEvict)
 		c.spare = out
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sysblocks/sysblocks/internal/arena"
+	"github.com/sysblocks/sysblocks/internal/sharding"
 )
 
 // A Config says what a cache is to be like. Capacity is required; the zero value of
@@ -183,8 +184,8 @@ func New[K comparable, V any](config Config[K, V]) (*Cache[K, V], error) {
 // validate returns an error that names the field that is wrong, or nil.
 func (config *Config[K, V]) validate(procs int) error {
 	switch {
-	case config.Shards < 0 || config.Shards > maxShards:
-		return fmt.Errorf("lru: Shards must be between 0 and %d, got %d", maxShards, config.Shards)
+	case config.Shards < 0 || config.Shards > sharding.Max:
+		return fmt.Errorf("lru: Shards must be between 0 and %d, got %d", sharding.Max, config.Shards)
 	case config.Order > Insertion:
 		return fmt.Errorf("lru: Order must be RecentUse or Insertion, got %v", config.Order)
 	}
@@ -366,7 +367,7 @@ func (c *Cache[K, V]) Clear() {
 	}
 	c.each(func(s *shard[K, V]) { s.core.clear(out) })
 	if out != nil {
-		out.report(c.config.OnEvict)
+		out.Report(c.config.OnEvict)
 	}
 }
 
@@ -386,7 +387,7 @@ func (c *Cache[K, V]) Resize(n int) (evicted int, err error) {
 	}
 	evicted = c.resize(n, out)
 	if out != nil {
-		out.report(c.config.OnEvict)
+		out.Report(c.config.OnEvict)
 	}
 	return evicted, nil
 }

@@ -106,43 +106,16 @@ func TestShardSize(t *testing.T) {
 }
 
 func TestShardsFor(t *testing.T) {
-	for _, c := range []struct{ shards, capacity, want int }{
-		{0, 1, 1}, {0, 511, 1}, {0, 512, 2}, {0, 1868, 4}, {0, 1 << 20, 128}, {0, math.MaxInt32, 128},
-		{1, 100, 1}, {2, 100, 2}, {3, 100, 4}, {4, 100, 4}, {5, 100, 8},
-		{8, 8, 8}, {8, 7, 4}, {8, 1, 1}, {1 << 16, 100, 64}, {1<<16 - 1, 1 << 20, 1 << 16},
-	} {
-		config := Config[int, int]{Shards: c.shards}
-		require.Equal(t, c.want, config.shardsFor(c.capacity, 4), "%+v", c)
-	}
 	config := Config[int, int]{}
-	require.Equal(t, maxDefaultShards, config.shardsFor(1<<30, 64))
-	require.Equal(t, 2, config.shardsFor(1<<20, 1))
-	require.Equal(t, 1, config.shardsFor(511, 1))
-	config.Weigher = func(int, int) uint32 { return 1 }
+	require.Equal(t, 128, config.shardsFor(1<<20, 4))
+	require.Equal(t, 1, config.shardsFor(511, 4))
+	config.Shards = 5
+	require.Equal(t, 8, config.shardsFor(100, 4))
+	require.Equal(t, 4, config.shardsFor(7, 4))
+	config = Config[int, int]{Weigher: func(int, int) uint32 { return 1 }}
 	for capacity, want := range map[int]int{1: 1, 8191: 1, 8192: 2, 1 << 30: 8} {
 		require.Equal(t, want, config.shardsFor(capacity, 1))
 		require.Equal(t, want, config.shardsFor(capacity, 64))
-	}
-	for procs, want := range map[int]int{1: 1, 2: 8, 3: 8, 4: 16, 64: 16} {
-		require.Equal(t, want, stripesFor(procs, 1<<20))
-	}
-	for share, want := range map[int]int{1: 1, 127: 1, 128: 2, 511: 4, 512: 8, 1023: 8, 1024: 16} {
-		require.Equal(t, want, stripesFor(64, share))
-	}
-}
-
-func TestShare(t *testing.T) {
-	for capacity := 1; capacity < 200; capacity++ {
-		for n := 1; n <= capacity; n *= 2 {
-			sum := uint64(0)
-			for i := range n {
-				s := share(capacity, n, i)
-				require.NotZero(t, s)
-				require.GreaterOrEqual(t, share(capacity+1, n, i), s)
-				sum += s
-			}
-			require.EqualValues(t, capacity, sum)
-		}
 	}
 }
 

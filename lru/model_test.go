@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/internal/sharding"
 )
 
 // A container is what Cache and Local have in common, and what the tests need beside.
@@ -39,6 +41,13 @@ var (
 	_ container = (*Cache[int, int])(nil)
 	_ container = (*Local[int, int])(nil)
 )
+
+// A departure is what OnEvict is told.
+type departure[K comparable, V any] struct {
+	key   K
+	value V
+	cause Cause
+}
 
 // A model is the naive reference for one shard: a list, the most recent first.
 type model struct {
@@ -274,7 +283,7 @@ func newRun(t testing.TB, s setup) *run {
 	n := r.cache.shards()
 	for i := range n {
 		r.models = append(r.models, &model{
-			capacity: int(share(s.capacity, n, i)), fifo: s.order == Insertion, slack: n > 1 && s.weigher == nil, weigh: s.weigher, left: &r.want,
+			capacity: int(sharding.Share(s.capacity, n, i)), fifo: s.order == Insertion, slack: n > 1 && s.weigher == nil, weigh: s.weigher, left: &r.want,
 		})
 	}
 	return r
@@ -364,7 +373,7 @@ func (r *run) resize(n, evicted int) {
 	if shards == len(r.models) {
 		for i, m := range r.models {
 			was := m.eraLen()
-			m.capacity = int(share(n, shards, i))
+			m.capacity = int(sharding.Share(n, shards, i))
 			m.shrink(-1, 0)
 			if m.eraLen() != was {
 				m.forget()
@@ -389,7 +398,7 @@ func (r *run) resize(n, evicted int) {
 	for i := range shards {
 		m := first
 		m.list, m.stats, m.room, m.era, m.inEra = nil, Stats{}, 0, 0, 0
-		m.capacity, m.slack = int(share(n, shards, i)), shards > 1 && m.weigh == nil
+		m.capacity, m.slack = int(sharding.Share(n, shards, i)), shards > 1 && m.weigh == nil
 		r.models = append(r.models, &m)
 	}
 	r.models[0].stats = stats

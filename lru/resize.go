@@ -1,6 +1,10 @@
 package lru
 
-import "hash/maphash"
+import (
+	"hash/maphash"
+
+	"github.com/sysblocks/sysblocks/internal/sharding"
+)
 
 // resize is Resize with a valid capacity, up to the report of what was evicted.
 func (c *Cache[K, V]) resize(capacity int, out *departures[K, V]) (evicted int) {
@@ -19,7 +23,7 @@ func (c *Cache[K, V]) resize(capacity int, out *departures[K, V]) (evicted int) 
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.lockAll()
-		evicted += s.core.resize(share(capacity, n, i), out)
+		evicted += s.core.resize(sharding.Share(capacity, n, i), out)
 		s.lock.Unlock()
 	}
 	c.capacity.Store(int64(capacity))
@@ -83,7 +87,7 @@ func (c *Cache[K, V]) move(from *core[K, V], to *table[K, V], out *departures[K,
 	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
 	s := to.of(h)
 	if uint64(w) > s.core.capacity {
-		out.add(k, v, Evicted)
+		out.Add(k, v, Evicted)
 		return 1
 	}
 	s.core.put(0, uint32(h), k, v, w, out)

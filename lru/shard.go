@@ -1,31 +1,14 @@
 package lru
 
 import (
-	"math/bits"
 	"sync/atomic"
 
+	"github.com/sysblocks/sysblocks/internal/departed"
 	"github.com/sysblocks/sysblocks/internal/readlock"
+	"github.com/sysblocks/sysblocks/internal/sharding"
 )
 
 const (
-	// maxShards bounds Config.Shards: no machine gains from more.
-	maxShards = 1 << 16
-
-	// shardsPerProc and maxDefaultShards say how many shards there are by default for
-	// each CPU, and at the most. Readers do not get in each other's way within a shard;
-	// the number is for writers, of whom two at once should seldom meet. With only one CPU
-	// they meet when one is preempted; there it counts more that the ends of fewer lists
-	// stay in the cache, and there are two, because one would have to be exact.
-	shardsPerProc    = 32
-	shardsOneProc    = 2
-	maxDefaultShards = 256
-
-	// stripesPerProc and maxStripes say in how many stripes of a lock the readers
-	// announce themselves: a goroutine on another CPU uses the same one, and so slows
-	// the reader down, with a chance of one in eight or less on up to four CPUs.
-	stripesPerProc = 4
-	maxStripes     = 16
-
 	// minPerStripe is the least number of entries for each stripe with which readers leave
 	// notes: all notes together are then for a quarter of the entries at most.
 	minPerStripe = 4 * readlock.MaxNotes
@@ -79,7 +62,7 @@ func (c *Cache[K, V]) newTable(capacity int) *table[K, V] {
 		shards: make([]shard[K, V], n),
 		exact:  n == 1 && c.config.Order == RecentUse,
 	}
-	stripes := stripesFor(c.procs, capacity/n)
+	stripes := sharding.Stripes(c.procs, capacity/n/minPerStripe)
 	if t.exact {
 		stripes = 1
 	}
@@ -87,47 +70,21 @@ func (c *Cache[K, V]) newTable(capacity int) *table[K, V] {
 		s := &t.shards[i]
 		s.lock.Init(stripes)
 		s.notes = minPerStripe * stripes
-		s.core.init(&c.config, share(capacity, n, i), n == 1)
+		s.core.init(&c.config, sharding.Share(capacity, n, i), n == 1)
 	}
 	return t
-}
-
-// share returns the part of capacity that shard i of n has. The parts add up to
-// capacity, and none of them shrinks when the capacity grows.
-func share(capacity, n, i int) uint64 {
-	if i < capacity%n {
-		return uint64(capacity/n) + 1
-	}
-	return uint64(capacity / n)
 }
 
 // shardsFor returns the number of shards for a capacity: a power of two, at most capacity.
 func (config *Config[K, V]) shardsFor(capacity, procs int) int {
 	switch {
 	case config.Shards > 0:
-		return min(1<<bits.Len(uint(config.Shards-1)), floorPow2(capacity))
+		return sharding.Asked(config.Shards, capacity)
 	case config.Weigher != nil:
-		return floorPow2(max(1, min(maxWeighedShards, capacity/minWeight)))
+		return sharding.FloorPow2(max(1, min(maxWeighedShards, capacity/minWeight)))
 	}
-	most := min(shardsPerProc*procs, maxDefaultShards)
-	if procs == 1 {
-		most = shardsOneProc
-	}
-	return floorPow2(max(1, min(most, capacity/minShare)))
+	return sharding.Default(procs, capacity, minShare)
 }
-
-// stripesFor returns the number of stripes in which readers announce themselves. With one
-// CPU no two of them can disturb each other; and in a small shard there are no more than the
-// bound on notes allows.
-func stripesFor(procs, share int) int {
-	if procs == 1 {
-		return 1
-	}
-	return min(stripesPerProc*floorPow2(procs), maxStripes, floorPow2(max(1, share/minPerStripe)))
-}
-
-// floorPow2 returns the largest power of two that is at most n, which is at least 1.
-func floorPow2(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
 
 // of returns the shard to which a hash belongs: its upper half chooses the shard, and
 // the lower half the place in it.
@@ -181,6 +138,9 @@ func (c *Cache[K, V]) each(f func(s *shard[K, V])) {
 	}
 }
 
+// departures are the values that have left by one call.
+type departures[K comparable, V any] = departed.List[K, V, Cause]
+
 // departures returns where a call on s collects what leaves: nil if nobody asks.
 func (c *Cache[K, V]) departures(s *shard[K, V]) *departures[K, V] {
 	if c.config.OnEvict == nil {
@@ -204,7 +164,7 @@ func (c *Cache[K, V]) report(s *shard[K, V], out *departures[K, V]) {
 }
 
 func (c *Cache[K, V]) reportTo(s *shard[K, V], out *departures[K, V]) {
-	out.report(c.config.OnEvict)
+	out.Report(c.config.OnEvict)
 	s.spare.Store(out)
 }
 

@@ -2,26 +2,18 @@ package arena
 
 import "math"
 
-const (
-	// MaxLen is the largest number of entries that an Arena can hold.
-	MaxLen = 1<<31 - 2
+// MaxLenSlack is the largest number of entries that an Arena with slack (see SetSlack) can
+// hold; 8 of the 32 bits of a link are needed for the era.
+const MaxLenSlack = 1<<eraShift - 2
 
-	// MaxLenSlack is the same for an Arena with slack (see SetSlack), where 8 of the 32 bits
-	// of a link are needed for the era.
-	MaxLenSlack = 1<<eraShift - 2
-)
-
-// An Arena holds entries under distinct keys, in a list from front to back.
-// Nodes are named by number; 0 names none. An Arena is not safe for concurrent use, but
-// calls that only read may run together: Len, Key, Value, Front, Back, Next, Prev, Full,
-// Room, Find and Near. The zero value is an empty arena.
+// An Arena is a Table whose entries are in one list, from front to back. An Arena is not safe
+// for concurrent use, but calls that only read may run together: those of Table, Front,
+// Back, Next, Prev and Near. The zero value is an empty arena.
 //
-// Invariants, checked by Check:
+// Invariants, checked by Check, beside those of Table:
 //
-//	{n : n reachable from head} = {n : n in the index}, Len() of them
+//	{n : n reachable from head} = {n : n in use}
 //	Prev(Next(n)) = n = Next(Prev(n)), with head and tail as Next(0) and Prev(0)
-//	every number from 1 to used-1 is in the list or free, and not both
-//	a node that is not in the list has a zero key and a zero value
 //	Near(n) ⇒ fewer than slack nodes are in front of n
 type Arena[K comparable, V any] struct {
 	// What a write changes comes first, and fits on the cache line of its lock; what
@@ -30,33 +22,12 @@ type Arena[K comparable, V any] struct {
 	clock      uint32 // era<<24 | number of nodes put in front in this era
 	sweep      uint32 // the node whose age is looked at next
 
-	nodes   []node[K, V] // nodes[0] is not used
-	buckets []bucket
-	mask    uint32   // of a node's prev field: the bits of the link
-	near    uint32   // a node is near if it was put in front fewer eras ago
-	eraLen  uint32   // nodes put in front in one era
-	hashes  []uint32 // hashes[n] belongs to nodes[n]
+	mask   uint32 // of a node's prev field: the bits of the link
+	near   uint32 // a node is near if it was put in front fewer eras ago
+	eraLen uint32 // nodes put in front in one era
 
-	free uint32 // first free node, chained by next; 0: none
-	used int    // nodes[used:] have never been used
-	len  int
+	Table[K, V]
 }
-
-type node[K comparable, V any] struct {
-	key   K
-	value V
-	prev  uint32 // the link, and with slack, the era above it: see eraShift
-	next  uint32
-}
-
-// Len returns the number of entries.
-func (a *Arena[K, V]) Len() int { return a.len }
-
-// Key returns a pointer to the key of node n. The key must not be changed.
-func (a *Arena[K, V]) Key(n uint32) *K { return &a.nodes[n].key }
-
-// Value returns a pointer to the value of node n, valid until the next Reserve.
-func (a *Arena[K, V]) Value(n uint32) *V { return &a.nodes[n].value }
 
 // Front returns the first node of the list, or 0.
 func (a *Arena[K, V]) Front() uint32 { return a.head }
@@ -70,18 +41,10 @@ func (a *Arena[K, V]) Next(n uint32) uint32 { return a.nodes[n].next }
 // Prev returns the node before n, or 0.
 func (a *Arena[K, V]) Prev(n uint32) uint32 { return a.nodes[n].prev & a.mask }
 
-// Full reports whether the next Insert must be preceded by a Reserve or a Remove.
-func (a *Arena[K, V]) Full() bool { return a.len+1 >= len(a.nodes) }
-
-// Room returns the number of entries that the arena has memory for.
-func (a *Arena[K, V]) Room() int { return max(len(a.nodes)-1, 0) }
-
 // Clear removes all entries and keeps the memory for others. Complexity: O(Room).
 func (a *Arena[K, V]) Clear() {
-	clear(a.nodes)
-	clear(a.buckets)
-	a.used = min(1, len(a.nodes))
-	a.head, a.tail, a.free, a.len = 0, 0, 0, 0
+	a.Table.Clear()
+	a.head, a.tail = 0, 0
 }
 
 // Reserve makes room for n entries in all and no more than n, which must be at least
@@ -89,56 +52,59 @@ func (a *Arena[K, V]) Clear() {
 // node numbers change, and a cache that evicts the last goes through memory upwards. No node
 // is near afterwards, if SetSlack has been given a number of nodes. Complexity: O(n).
 func (a *Arena[K, V]) Reserve(n int) {
-	nodes, hashes, buckets := make([]node[K, V], n+1), make([]uint32, n+1), make([]bucket, bucketsFor(n))
-	old, oldHashes := a.nodes, a.hashes
 	if a.mask == 0 {
 		a.mask = math.MaxUint32 // an arena without slack
 	}
-	a.nodes, a.hashes, a.buckets = nodes, hashes, buckets
-
-	to, mask := uint32(0), a.mask
-	for from := a.tail; from != 0; from = old[from].prev & mask {
-		to++
-		nodes[to] = node[K, V]{
-			key: old[from].key, value: old[from].value,
-			prev: to + 1 | a.stamp(aged), next: to - 1,
+	old, at := a.Table, a.tail
+	a.Init(n)
+	a.head, a.tail = 0, 0
+	for at != 0 {
+		from := &old.nodes[at]
+		to := a.Add(old.hashes[at], from.key, from.value)
+		a.nodes[to].prev = a.stamp(aged)
+		a.nodes[to].next = a.head
+		if a.head == 0 {
+			a.tail = to
+		} else {
+			a.nodes[a.head].prev |= to
 		}
-		hashes[to] = oldHashes[from]
-		a.link(hashes[to], to)
+		a.head = to
+		at = from.prev & a.mask
 	}
-	nodes[to].prev = a.stamp(aged)
-	a.head, a.tail = to, min(1, to)
-	a.used = int(to) + 1
-	a.free = 0
 	a.sweep = 0
 }
 
 // Insert adds k, which must not be there, with value v at the front of the list.
 // h is k's hash. The arena must not be Full.
 func (a *Arena[K, V]) Insert(h uint32, k K, v V) uint32 {
-	n := a.free
-	if n != 0 {
-		a.free = a.nodes[n].next
-	} else {
-		n = uint32(a.used)
-		a.used++
-	}
-	nd := &a.nodes[n]
-	nd.key, nd.value = k, v
-	a.hashes[n] = h
-	a.link(h, n)
-	a.len++
+	n := a.Add(h, k, v)
 	a.pushFront(n)
 	return n
 }
 
 // Remove takes node n out and zeroes it, so that the arena keeps nothing of it alive.
 func (a *Arena[K, V]) Remove(n uint32) {
-	a.unlink(a.hashes[n], n)
 	a.detach(n)
-	a.len--
-	a.nodes[n] = node[K, V]{next: a.free}
-	a.free = n
+	a.Drop(n)
+}
+
+// MoveBefore moves node n to the place before another node at, or to the back if at is 0. The
+// arena must be without slack.
+func (a *Arena[K, V]) MoveBefore(n, at uint32) {
+	a.detach(n)
+	prev := a.tail
+	if at != 0 {
+		prev = a.nodes[at].prev
+		a.nodes[at].prev = n
+	} else {
+		a.tail = n
+	}
+	if prev == 0 {
+		a.head = n
+	} else {
+		a.nodes[prev].next = n
+	}
+	a.nodes[n].prev, a.nodes[n].next = prev, at
 }
 
 // ReplaceBack removes the last node and inserts k with value v at the front, as Remove and

@@ -5,33 +5,21 @@ import "fmt"
 // Check returns an error that says which invariant of the arena does not hold, or nil.
 // It is for tests. Complexity: O(Room).
 func (a *Arena[K, V]) Check() error {
-	if len(a.nodes) == 0 {
-		if a.len != 0 || a.used != 0 || a.free != 0 || len(a.buckets) != 0 {
-			return fmt.Errorf("arena without nodes: len %d, used %d, free %d, %d buckets", a.len, a.used, a.free, len(a.buckets))
-		}
-		return nil
-	}
-	if len(a.hashes) != len(a.nodes) || a.used > len(a.nodes) {
-		return fmt.Errorf("%d nodes, %d hashes, %d used", len(a.nodes), len(a.hashes), a.used)
-	}
-	state := make([]byte, len(a.nodes)) // 'l' in the list, 'f' free
-	if err := a.checkList(state); err != nil {
+	listed := make([]bool, len(a.nodes))
+	if err := a.checkList(listed); err != nil {
 		return err
 	}
-	if err := a.checkFree(state); err != nil {
-		return err
-	}
-	return a.checkIndex(state)
+	return a.check(listed)
 }
 
-func (a *Arena[K, V]) checkList(state []byte) error {
+func (a *Arena[K, V]) checkList(listed []bool) error {
 	count := 0
 	prev := uint32(0)
 	for n := a.head; n != 0; n = a.nodes[n].next {
-		if int(n) >= a.used || state[n] != 0 {
-			return fmt.Errorf("list leads to node %d, which is unused or in the list already", n)
+		if int(n) >= len(listed) || listed[n] {
+			return fmt.Errorf("list leads to node %d, which does not exist or is in the list already", n)
 		}
-		state[n] = 'l'
+		listed[n] = true
 		if a.Prev(n) != prev {
 			return fmt.Errorf("node %d: prev is %d, want %d", n, a.Prev(n), prev)
 		}
@@ -41,41 +29,69 @@ func (a *Arena[K, V]) checkList(state []byte) error {
 		count++
 		prev = n
 	}
-	switch {
-	case a.tail != prev:
+	if a.tail != prev {
 		return fmt.Errorf("tail is %d, want %d", a.tail, prev)
-	case count != a.len:
-		return fmt.Errorf("%d nodes in the list, Len is %d", count, a.len)
 	}
 	return nil
 }
 
-func (a *Arena[K, V]) checkFree(state []byte) error {
-	count := 1 + a.len // node 0 and the list
-	for n := a.free; n != 0; n = a.nodes[n].next {
-		if int(n) >= a.used || state[n] != 0 {
+// check is Check for t table, given which nodes are in a list.
+func (t *Table[K, V]) check(listed []bool) error {
+	if len(t.nodes) == 0 {
+		if t.len != 0 || t.used != 0 || t.free != 0 || len(t.buckets) != 0 {
+			return fmt.Errorf("table without nodes: len %d, used %d, free %d, %d buckets", t.len, t.used, t.free, len(t.buckets))
+		}
+		return nil
+	}
+	if len(t.hashes) != len(t.nodes) || t.used > len(t.nodes) {
+		return fmt.Errorf("%d nodes, %d hashes, %d used", len(t.nodes), len(t.hashes), t.used)
+	}
+	state := make([]byte, len(t.nodes)) // 'l' in a list, 'f' free, 'i' in a list and in the index
+	count := 0
+	for n, l := range listed {
+		switch {
+		case l && n >= t.used:
+			return fmt.Errorf("node %d is in a list and has never been used", n)
+		case l:
+			state[n] = 'l'
+			count++
+		}
+	}
+	if count != t.len {
+		return fmt.Errorf("%d nodes in lists, Len is %d", count, t.len)
+	}
+	if err := t.checkFree(state); err != nil {
+		return err
+	}
+	return t.checkIndex(state)
+}
+
+func (t *Table[K, V]) checkFree(state []byte) error {
+	count := 1 + t.len // node 0 and the lists
+	for n := t.free; n != 0; n = t.nodes[n].next {
+		if int(n) >= t.used || state[n] != 0 {
 			return fmt.Errorf("free chain leads to node %d, which is unused, in use or free already", n)
 		}
 		state[n] = 'f'
 		count++
 	}
-	if count != a.used {
-		return fmt.Errorf("%d nodes in the list or free, %d used", count, a.used)
+	if count != t.used {
+		return fmt.Errorf("%d nodes in the list or free, %d used", count, t.used)
 	}
 	var key K
-	for n := range a.nodes {
-		if state[n] != 'l' && any(a.nodes[n].key) != any(key) {
+	for n := range t.nodes {
+		if state[n] != 'l' && any(t.nodes[n].key) != any(key) {
 			return fmt.Errorf("node %d is not in the list, and has a key", n)
 		}
 	}
 	return nil
 }
 
-func (a *Arena[K, V]) checkIndex(state []byte) error {
-	overflow := make([]uint32, len(a.buckets))
+func (t *Table[K, V]) checkIndex(state []byte) error {
+	overflow := make([]uint32, len(t.buckets))
 	count := 0
-	for at := range a.buckets {
-		b := &a.buckets[at]
+	for at := range t.buckets {
+		b := &t.buckets[at]
 		for slot := range uint(slots) {
 			n := b.node[slot]
 			if (b.tag(slot) == 0) != (n == 0) {
@@ -89,20 +105,20 @@ func (a *Arena[K, V]) checkIndex(state []byte) error {
 			}
 			state[n] = 'i'
 			count++
-			h := a.hashes[n]
+			h := t.hashes[n]
 			if b.tag(slot) != tagOf(h) {
 				return fmt.Errorf("node %d: tag %#x, want %#x", n, b.tag(slot), tagOf(h))
 			}
-			for passed := a.home(h); passed != at; passed = a.after(passed) {
+			for passed := t.home(h); passed != at; passed = t.after(passed) {
 				overflow[passed]++
 			}
 		}
 	}
-	if count != a.len {
-		return fmt.Errorf("%d nodes in the index, Len is %d", count, a.len)
+	if count != t.len {
+		return fmt.Errorf("%d nodes in the index, Len is %d", count, t.len)
 	}
 	for at, want := range overflow {
-		if got := a.buckets[at].overflow; got != want {
+		if got := t.buckets[at].overflow; got != want {
 			return fmt.Errorf("bucket %d: overflow is %d, want %d", at, got, want)
 		}
 	}

@@ -1,5 +1,6 @@
 // Package arena is the storage that the caches of this module share: entries in
-// one slice, found through a compact hash index and kept in an intrusive list.
+// one slice, found through a compact hash index and kept in intrusive lists: an Arena has
+// one, Lists has several, and what both have in common is a Table.
 //
 // It knows nothing of capacity, weight, time or locks; a cache is a policy on top.
 // What it guarantees is the cost: no pointer per entry beyond those inside K and V,

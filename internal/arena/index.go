@@ -60,59 +60,59 @@ func bucketsFor(n int) int {
 // home returns the home bucket of a hash. A multiplication instead of a mask
 // (D. Lemire, "Fast random integer generation in an interval", 2019) lets the index
 // have any size, so that no capacity costs twice the memory of its neighbour.
-func (a *Arena[K, V]) home(h uint32) int {
-	return int(uint64(h) * uint64(len(a.buckets)) >> 32)
+func (t *Table[K, V]) home(h uint32) int {
+	return int(uint64(h) * uint64(len(t.buckets)) >> 32)
 }
 
 // Find returns the node that holds k, or 0. h is k's hash. Complexity: O(1)
 // expected, one bucket and one node read.
-func (a *Arena[K, V]) Find(h uint32, k K) uint32 {
+func (t *Table[K, V]) Find(h uint32, k K) uint32 {
 	tag := uint64(h & 0xff)
 	if tag == 0 {
 		tag = 1
 	}
 	pattern := tag * ones
-	at := a.home(h)
+	at := t.home(h)
 	// Entries that were displaced long ago can leave no bucket with a count of zero, when
 	// there are few; so the look-up ends after one turn at the latest.
-	for range len(a.buckets) {
-		b := &a.buckets[at]
+	for range len(t.buckets) {
+		b := &t.buckets[at]
 		x := b.lo ^ pattern
 		for m := (x - ones) &^ x & highs; m != 0; m &= m - 1 {
 			// A false mark can lead to a free slot, whose node is 0.
 			n := b.node[uint(bits.TrailingZeros64(m))/8]
-			if a.nodes[n].key == k && n != 0 {
+			if t.nodes[n].key == k && n != 0 {
 				return n
 			}
 		}
 		y := b.hi ^ uint32(pattern)
 		for m := (y - ones32) &^ y & highs32; m != 0; m &= m - 1 {
 			n := b.node[8+uint(bits.TrailingZeros32(m))/8]
-			if a.nodes[n].key == k && n != 0 {
+			if t.nodes[n].key == k && n != 0 {
 				return n
 			}
 		}
 		if b.overflow == 0 {
 			break
 		}
-		at = a.after(at)
+		at = t.after(at)
 	}
 	return 0
 }
 
 // after returns the bucket to try after bucket at.
-func (a *Arena[K, V]) after(at int) int {
-	if at++; at < len(a.buckets) {
+func (t *Table[K, V]) after(at int) int {
+	if at++; at < len(t.buckets) {
 		return at
 	}
 	return 0
 }
 
 // link enters node n, whose hash is h, into the index, which must have room.
-func (a *Arena[K, V]) link(h, n uint32) {
-	for at := a.home(h); ; at = a.after(at) {
-		b := &a.buckets[at]
-		if a.linkAt(b, h, n) {
+func (t *Table[K, V]) link(h, n uint32) {
+	for at := t.home(h); ; at = t.after(at) {
+		b := &t.buckets[at]
+		if t.linkAt(b, h, n) {
 			return
 		}
 		b.overflow++
@@ -120,7 +120,7 @@ func (a *Arena[K, V]) link(h, n uint32) {
 }
 
 // linkAt enters node n into bucket b, unless that is full.
-func (a *Arena[K, V]) linkAt(b *bucket, h, n uint32) bool {
+func (t *Table[K, V]) linkAt(b *bucket, h, n uint32) bool {
 	tag := h & 0xff
 	if tag == 0 {
 		tag = 1
@@ -141,10 +141,10 @@ func (a *Arena[K, V]) linkAt(b *bucket, h, n uint32) bool {
 }
 
 // unlink takes node n, whose hash is h, out of the index, in which it must be.
-func (a *Arena[K, V]) unlink(h, n uint32) {
-	for at := a.home(h); ; at = a.after(at) {
-		b := &a.buckets[at]
-		if a.unlinkAt(b, h, n) {
+func (t *Table[K, V]) unlink(h, n uint32) {
+	for at := t.home(h); ; at = t.after(at) {
+		b := &t.buckets[at]
+		if t.unlinkAt(b, h, n) {
 			return
 		}
 		b.overflow--
@@ -152,7 +152,7 @@ func (a *Arena[K, V]) unlink(h, n uint32) {
 }
 
 // unlinkAt takes node n out of bucket b, if it is there.
-func (a *Arena[K, V]) unlinkAt(b *bucket, h, n uint32) bool {
+func (t *Table[K, V]) unlinkAt(b *bucket, h, n uint32) bool {
 	tag := uint64(h & 0xff)
 	if tag == 0 {
 		tag = 1
