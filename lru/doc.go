@@ -32,9 +32,10 @@
 // # What can be relied on
 //
 // A cache never holds more than its capacity, not for an instant, counted in entries or, with
-// a Weigher, in weight. It allocates only while it grows: a full cache makes no garbage, it
-// keeps no pointer for each entry that the collector would have to follow, and what has left
-// it can be collected at once. It starts no goroutine, and there is nothing to close.
+// a Weigher, in weight. It allocates only while it grows: a full cache makes no garbage (but
+// for lists of what leaves, where calls overlap and there is an OnEvict), it keeps no pointer
+// for each entry that the collector would have to follow, and what has left it can be
+// collected at once. It starts no goroutine, and there is nothing to close.
 //
 // OnEvict is told of each value that leaves, exactly once and with the reason, and is called
 // without any lock held.

@@ -28,8 +28,9 @@ type Config[K comparable, V any] struct {
 	// numbers, up to 65536, are rounded up to a power of two; there are never more shards
 	// than Capacity. 0 chooses: without a Weigher one for each 256 of Capacity, but at
 	// most 256, and at most 32 for each of the GOMAXPROCS of the moment of New, or 2 if
-	// that is 1; with a Weigher one for each 4096 of Capacity, but at most 8. A Local has
-	// one shard, and refuses another number.
+	// that is 1, and more only where these cannot hold Capacity; with a Weigher one for
+	// each 4096 of Capacity, but at most 8. A Local has one shard, and refuses another
+	// number.
 	Shards int
 
 	// Order is the order of eviction: RecentUse, the default, or Insertion.
@@ -150,12 +151,13 @@ func (s *Stats) add(t Stats) {
 // Weight, Stats, Keys, All, Clear and Resize go through the shards one after the other,
 // and see or treat each of them at a moment of its own.
 //
-// With more than one shard, the order of RecentUse is kept within each shard, and not
-// exactly: without a Weigher, a hit on an entry in the first three eighths of a shard does
-// not move it; and hits of different goroutines, on up to a quarter of the entries, may come
-// to be ordered in another way than they came in time. So an entry may be evicted although
-// its last use is more recent than that of others, but never while it is among the most
-// recently used third of its shard. With one shard the order is exact.
+// With more than one shard, the order of RecentUse is kept within each shard, and not exactly:
+// hits of different goroutines, on up to a quarter of the entries, may come to be ordered in
+// another way than they came in time; and without a Weigher, a hit on an entry in the first
+// three eighths of a shard does not move it. So an entry may be evicted although its last
+// use is more recent than that of others, but without a Weigher never while it is among the
+// most recently used third of its shard, unless Resize makes the shard smaller than that.
+// With one shard the order is exact.
 //
 // A key that is not equal to itself, such as NaN, is stored but never found; it leaves
 // when it is evicted or cleared.
@@ -392,8 +394,8 @@ func (c *Cache[K, V]) Resize(n int) (evicted int, err error) {
 	return evicted, nil
 }
 
-// Len returns the number of entries, which is at most Cap. Like Weight, Stats, Keys and All
-// it locks each shard for a moment, also against readers, and waits for a Resize that is
+// Len returns the number of entries, which is at most Cap. Like Weight, Stats and Clear it
+// locks each shard for a moment, also against readers, and waits for a Resize that is
 // under way. Complexity: O(shards).
 func (c *Cache[K, V]) Len() int {
 	n := 0
@@ -428,7 +430,8 @@ func (c *Cache[K, V]) Stats() Stats {
 // as they are when the loop comes to that shard, and copies them, so the body may call
 // the cache, and may see an entry that has left the cache in the meantime. No key comes
 // twice, unless it left and came back, and none that stays is missed, not even when a
-// Resize moves it. The order and the statistics do not change.
+// Resize moves it; but a key that is not equal to itself may do either when a Resize
+// changes the number of shards. The order and the statistics do not change.
 // Complexity: O(Len) time, O(Len / shards) memory.
 func (c *Cache[K, V]) All() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {

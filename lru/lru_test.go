@@ -75,7 +75,7 @@ func TestResizeErrors(t *testing.T) {
 func TestResizeHeavy(t *testing.T) {
 	left := map[int]Cause{}
 	c := must(New(Config[int, int]{
-		Capacity: 100, Shards: 1 << 3,
+		Capacity: 104, Shards: 1 << 3, // of 13 each
 		Weigher: func(_, v int) uint32 { return uint32(v) },
 		OnEvict: func(k, _ int, why Cause) { left[k] = why },
 	}))(t)

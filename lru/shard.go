@@ -3,6 +3,7 @@ package lru
 import (
 	"sync/atomic"
 
+	"github.com/sysblocks/sysblocks/internal/arena"
 	"github.com/sysblocks/sysblocks/internal/departed"
 	"github.com/sysblocks/sysblocks/internal/readlock"
 	"github.com/sysblocks/sysblocks/internal/sharding"
@@ -83,7 +84,7 @@ func (config *Config[K, V]) shardsFor(capacity, procs int) int {
 	case config.Weigher != nil:
 		return sharding.FloorPow2(max(1, min(maxWeighedShards, capacity/minWeight)))
 	}
-	return sharding.Default(procs, capacity, minShare)
+	return sharding.Default(procs, capacity, minShare, arena.MaxLenSlack)
 }
 
 // of returns the shard to which a hash belongs: its upper half chooses the shard, and

@@ -35,7 +35,7 @@ func (a *Arena[K, V]) checkList(listed []bool) error {
 	return nil
 }
 
-// check is Check for t table, given which nodes are in a list.
+// check is Check for a table, given which nodes are in a list.
 func (t *Table[K, V]) check(listed []bool) error {
 	if len(t.nodes) == 0 {
 		if t.len != 0 || t.used != 0 || t.free != 0 || len(t.buckets) != 0 {

@@ -6,8 +6,8 @@ import "math/bits"
 // with a one-byte tag and a four-byte node number each, and the overflow count.
 const slots = 12
 
-// loadPercent bounds how full the index may be. At 70 % one look-up in
-// twenty reads a second bucket; the index costs 64/(12·0.7) = 7.6 bytes an entry.
+// loadPercent bounds how full the index may be. At 60 % one look-up in twenty reads a
+// second bucket, after long use; the index costs 64/(12·0.6) = 8.9 bytes an entry.
 const loadPercent = 60
 
 // A bucket is one cache line of the index.

@@ -24,9 +24,9 @@ func (d *List[K, V, C]) Add(k K, v V, cause C) {
 	}
 }
 
-// Report calls f for each value, in the order of Add, and empties the list. If f panics, it
-// is called for the others all the same; then the first panic goes on, and those of
-// later calls are dropped. f may make calls that use other lists.
+// Report calls f for each value, in the order of Add, and empties the list. If f panics, or
+// calls runtime.Goexit, it is called for the others all the same; then the first panic goes
+// on, and those of later calls are dropped. f may make calls that use other lists.
 func (d *List[K, V, C]) Report(f func(K, V, C)) {
 	items := d.items
 	d.items = items[:0]
@@ -43,14 +43,20 @@ func report[K, V, C any](items []item[K, V, C], f func(K, V, C)) {
 		items = items[1:]
 		f(d.key, d.value, d.cause)
 	}
-	defer func() {
-		for len(items) > 0 { // a panic or a Goexit is under way
+	var rest func()
+	rest = func() { // a panic or a Goexit is under way
+		if len(items) == 0 {
+			return
+		}
+		defer rest() // if f calls Goexit again
+		for len(items) > 0 {
 			func() {
 				defer func() { _ = recover() }()
 				next()
 			}()
 		}
-	}()
+	}
+	defer rest()
 	for len(items) > 0 {
 		next()
 	}

@@ -1,6 +1,7 @@
 package departed
 
 import (
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -39,4 +40,27 @@ func TestReportPanics(t *testing.T) {
 	})
 	require.Equal(t, 10*keep, calls)
 	require.Nil(t, l.items, "the memory of a long list is given back")
+}
+
+func TestReportGoexits(t *testing.T) {
+	var l List[int, int, int]
+	for i := range 10 {
+		l.Add(i, i, i)
+	}
+	calls := 0
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		l.Report(func(k, _, _ int) {
+			calls++
+			switch k % 3 {
+			case 1:
+				runtime.Goexit()
+			case 2:
+				panic(k)
+			}
+		})
+	}()
+	<-done
+	require.Equal(t, 10, calls)
 }

@@ -25,13 +25,17 @@ const (
 )
 
 // Default returns the number of shards of a cache for procs CPUs, each of which is to
-// have minShare of the capacity at least: a power of two.
-func Default(procs, capacity, minShare int) int {
+// have minShare of the capacity at least, and maxShare at most: a power of two.
+func Default(procs, capacity, minShare, maxShare int) int {
 	most := min(perProc*procs, maxDefault)
 	if procs == 1 {
 		most = oneProc
 	}
-	return FloorPow2(max(1, min(most, capacity/minShare)))
+	n := FloorPow2(max(1, min(most, capacity/minShare)))
+	for n < Max && capacity/n >= maxShare {
+		n *= 2
+	}
+	return n
 }
 
 // Asked returns the number of shards of a cache whose user asks for n, at least 1: a power

@@ -9,10 +9,10 @@ import (
 
 func TestDefault(t *testing.T) {
 	for _, c := range []struct{ procs, capacity, want int }{
-		{4, 1, 1}, {4, 511, 1}, {4, 512, 2}, {4, 1868, 4}, {4, 1 << 20, 128}, {4, math.MaxInt32, 128},
+		{4, 1, 1}, {4, 511, 1}, {4, 512, 2}, {4, 1868, 4}, {4, 1 << 20, 128}, {4, math.MaxInt32, 128}, {4, 1<<31 - 1, 128}, {1, 40_000_000, 4},
 		{64, 1 << 30, maxDefault}, {1, 1 << 20, 2}, {1, 511, 1},
 	} {
-		require.Equal(t, c.want, Default(c.procs, c.capacity, 256), "%+v", c)
+		require.Equal(t, c.want, Default(c.procs, c.capacity, 256, 1<<24), "%+v", c)
 	}
 }
 
