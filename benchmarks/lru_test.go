@@ -47,14 +47,16 @@ func setEvict(b *testing.B, impls []impl, drive driver) {
 
 // BenchmarkMemory measures the heap that a full cache of string keys and int values takes for
 // each entry, keys not included, at capacities among which none is favourable to all.
-func BenchmarkMemory(b *testing.B) {
+func BenchmarkMemory(b *testing.B) { memory(b, concurrent) }
+
+func memory(b *testing.B, impls []impl) {
 	sizes := []int{700_000, 1_000_000, 1_100_000, 1_500_000}
 	if testing.Short() {
 		sizes = []int{7_000}
 	}
 	for _, n := range sizes {
 		keys := keysOf(n + n/10)
-		for _, in := range concurrent {
+		for _, in := range impls {
 			b.Run(fmt.Sprintf("capacity=%d/impl=%s", n, in.name), func(b *testing.B) {
 				for b.Loop() {
 					before := heap()

@@ -4,11 +4,15 @@ import (
 	"hash/maphash"
 	"testing"
 
+	theine "github.com/Yiling-J/theine-go"
+	"github.com/dgraph-io/ristretto/v2"
 	freelru "github.com/elastic/go-freelru"
 	golang "github.com/hashicorp/golang-lru/v2"
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/maypok86/otter/v2"
 	phuslu "github.com/phuslu/lru"
 
+	"github.com/sysblocks/sysblocks/lfu"
 	"github.com/sysblocks/sysblocks/lru"
 )
 
@@ -33,6 +37,31 @@ var concurrent = []impl{
 		return freeCache{must(freelru.NewSharded[string, int](uint32(n), hashString()))(tb)}
 	}},
 	{"golang-lru", func(tb testing.TB, n int) cache { return golangCache{must(golang.New[string, int](n))(tb)} }},
+}
+
+// adaptive are the implementations that are safe for concurrent use and adapt to the
+// workload.
+var adaptive = []impl{
+	{"sysblocks", func(tb testing.TB, n int) cache {
+		return oursAdaptive{must(lfu.New(lfu.Config[string, int]{Capacity: n}))(tb)}
+	}},
+	{"otter", func(tb testing.TB, n int) cache {
+		c := must(otter.New(&otter.Options[string, int]{MaximumSize: n}))(tb)
+		tb.Cleanup(func() { c.StopAllGoroutines() })
+		return otterCache{c}
+	}},
+	{"theine", func(tb testing.TB, n int) cache {
+		c := must(theine.NewBuilder[string, int](int64(n)).Build())(tb)
+		tb.Cleanup(c.Close)
+		return theineCache{c}
+	}},
+	{"ristretto", func(tb testing.TB, n int) cache {
+		c := must(ristretto.NewCache(&ristretto.Config[string, int]{
+			NumCounters: 10 * int64(n), MaxCost: int64(n), BufferItems: 64, IgnoreInternalCost: true,
+		}))(tb)
+		tb.Cleanup(c.Close)
+		return ristrettoCache{c}
+	}},
 }
 
 // local are the implementations for one goroutine.
@@ -70,6 +99,25 @@ func (c ours) Set(k string, v int) { c.Cache.Set(k, v) }
 type oursLocal struct{ *lru.Local[string, int] }
 
 func (c oursLocal) Set(k string, v int) { c.Local.Set(k, v) }
+
+type oursAdaptive struct{ *lfu.Cache[string, int] }
+
+func (c oursAdaptive) Set(k string, v int) { c.Cache.Set(k, v) }
+
+type otterCache struct{ *otter.Cache[string, int] }
+
+func (c otterCache) Get(k string) (int, bool) { return c.GetIfPresent(k) }
+func (c otterCache) Set(k string, v int)      { c.Cache.Set(k, v) }
+func (c otterCache) Len() int                 { c.CleanUp(); return c.EstimatedSize() }
+
+type theineCache struct{ *theine.Cache[string, int] }
+
+func (c theineCache) Set(k string, v int) { c.Cache.Set(k, v, 1) }
+
+type ristrettoCache struct{ *ristretto.Cache[string, int] }
+
+func (c ristrettoCache) Set(k string, v int) { c.Cache.Set(k, v, 1) }
+func (c ristrettoCache) Len() int            { c.Wait(); return int(c.MaxCost() - c.RemainingCost()) }
 
 type phusluCache struct{ *phuslu.LRUCache[string, int] }
 

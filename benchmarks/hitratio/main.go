@@ -40,7 +40,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	var r report
 	if err == nil {
-		r.sizes, r.ims = o.sizes, o.ims
+		r.sizes, r.least, r.ims = o.sizes, o.least, o.ims
 		r.works, err = o.load(stdin)
 	}
 	if err != nil {
@@ -65,6 +65,7 @@ type options struct {
 	skew      float64
 	seed      uint64
 	sizes     []size
+	least     int
 	ims       []impl
 	svg, csv  string
 }
@@ -94,7 +95,8 @@ func parse(args []string) (options, error) {
 	f.Float64Var(&o.skew, "skew", 0.9, "`exponent` of zipf")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of what is generated")
 	sizes := f.String("sizes", "1%,2%,5%,10%,20%,50%", "`list` of sizes, in entries or in percent of the distinct keys")
-	shards := f.String("shards", "0,1", "`list` of numbers of shards of lru; 0 is its own choice")
+	f.IntVar(&o.least, "least", 1, "leave out what comes to fewer than `n` entries")
+	shards := f.String("shards", "0,1", "`list` of numbers of shards of lru and lfu; 0 is its own choice")
 	only := f.String("only", "", "`list` of implementations (default all)")
 	f.StringVar(&o.svg, "svg", "", "draw the hit ratios to this `file`, of several traces the mean")
 	f.StringVar(&o.csv, "csv", "", "write the results to this `file`")
@@ -221,7 +223,7 @@ func (o *options) produce(r *report, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r.rows = replayAll(r.works, r.sizes, r.ims)
+	r.rows = replayAll(r.works, r.sizes, r.least, r.ims)
 	err = r.writeTable(stdout)
 	if csv != nil {
 		err = errors.Join(err, r.writeCSV(csv), csv.Close())

@@ -76,6 +76,9 @@ func replay(keys []uint64, im impl, size int) result {
 	if err != nil {
 		return result{err: err}
 	}
+	if c.close != nil {
+		defer c.close()
+	}
 	var r result
 	sets := 0
 	for _, k := range keys {
@@ -101,11 +104,14 @@ type row struct {
 	optimum int // hits
 }
 
-func replayAll(works []workload, sizes []size, ims []impl) []row {
+func replayAll(works []workload, sizes []size, least int, ims []impl) []row {
 	var rows []row
 	for _, w := range works {
 		for _, s := range sizes {
 			r := row{work: w, size: s, entries: s.of(w)}
+			if r.entries < least {
+				continue
+			}
 			for _, im := range ims {
 				r.results = append(r.results, replay(w.keys, im, r.entries))
 			}

@@ -19,27 +19,35 @@ import (
 type report struct {
 	works []workload
 	sizes []size
+	least int // entries
 	ims   []impl
 	rows  []row
 }
 
-// mean returns the mean hit ratio in percent over all workloads at the i-th
-// size, for each implementation and then the optimum; NaN where an
-// implementation could not be made. Each workload weighs the same, however
-// long it is. over says which held more than that size in any workload.
-func (r report) mean(i int) (percents []float64, over []bool) {
+// mean returns the mean hit ratio in percent over the rows of the given size, or over all rows
+// if size is nil, for each implementation and then the optimum; NaN where an
+// implementation could not be made, or there is no row. Each row weighs the same, however
+// long its workload is. over says which held more than the size in any row.
+func (r report) mean(s *size) (percents []float64, over []bool) {
 	percents = make([]float64, len(r.ims)+1)
 	over = make([]bool, len(r.ims)+1)
-	for w := range r.works {
-		row := r.rows[w*len(r.sizes)+i]
+	count := 0.
+	for _, row := range r.rows {
+		if s != nil && row.size != *s {
+			continue
+		}
+		count++
 		for j, res := range row.results {
 			if res.err != nil {
 				percents[j] = math.NaN()
 			}
-			percents[j] += row.percent(res.hits) / float64(len(r.works))
+			percents[j] += row.percent(res.hits)
 			over[j] = over[j] || res.held > row.entries
 		}
-		percents[len(r.ims)] += row.percent(row.optimum) / float64(len(r.works))
+		percents[len(r.ims)] += row.percent(row.optimum)
+	}
+	for j := range percents {
+		percents[j] /= count
 	}
 	return percents, over
 }
@@ -73,9 +81,9 @@ func (r report) writeTable(w io.Writer) error {
 		cells = append(cells, append(line, fmt.Sprintf("%5.2f", row.percent(row.optimum))))
 	}
 	if len(r.works) > 1 {
-		for i, s := range r.sizes {
-			line := []string{"mean", s.String()}
-			percents, more := r.mean(i)
+		mean := func(name string, s *size) {
+			percents, more := r.mean(s)
+			line := []string{"mean", name}
 			for j, p := range percents {
 				cell := fmt.Sprintf("%5.2f", p)
 				if math.IsNaN(p) {
@@ -86,6 +94,12 @@ func (r report) writeTable(w io.Writer) error {
 				line = append(line, cell)
 			}
 			cells = append(cells, line)
+		}
+		for i, s := range r.sizes {
+			mean(s.String(), &r.sizes[i])
+		}
+		if len(r.sizes) > 1 {
+			mean("all", nil)
 		}
 	}
 
@@ -168,10 +182,13 @@ func (r report) chart() plot.Chart {
 	c.Series = append(c.Series, plot.Series{Name: "optimum"})
 	for i, s := range r.sizes {
 		x := s.percent
-		if s.entries > 0 || len(r.works) == 1 {
-			x = float64(r.rows[i].entries)
+		switch {
+		case s.entries > 0:
+			x = float64(s.entries)
+		case len(r.works) == 1:
+			x = float64(s.of(r.works[0]))
 		}
-		percents, _ := r.mean(i)
+		percents, _ := r.mean(&r.sizes[i])
 		for j, p := range percents {
 			if !math.IsNaN(p) {
 				c.Series[j].Points = append(c.Series[j].Points, plot.Point{X: x, Y: p})

@@ -89,6 +89,55 @@ func turns(n int, keys, shift, seed uint64) []uint64 {
 	return out
 }
 
+// Reuse returns n requests, of which about every second one is for a new key, and every key is
+// asked for once more, between low and high requests later. Nothing is popular: least recently
+// used keeps what will be asked for, if it has room for as many keys as come in that time,
+// and a policy that goes by frequency has nothing to go by. Reuse panics if n is negative, or
+// if not 1 ≤ low ≤ high.
+func Reuse(n, low, high int, seed uint64) []uint64 {
+	checkLength(n)
+	if low < 1 || low > high {
+		panic(fmt.Sprintf("trace: the distances must be 1 or more, and the lower one first, got %d and %d", low, high))
+	}
+	rng := newRand(seed)
+	out := make([]uint64, n)
+	again := make([]uint64, n) // what is to be asked for once more: 0 for a new key
+	fresh := uint64(0)
+	for i := range out {
+		if again[i] != 0 {
+			out[i] = again[i]
+			continue
+		}
+		fresh++
+		out[i] = mix(fresh)
+		// The first free place from a random distance on, or none.
+		for at := i + low + rng.IntN(high-low+1); at < n && at <= i+high; at++ {
+			if again[at] == 0 {
+				again[at] = out[i]
+				break
+			}
+		}
+	}
+	return out
+}
+
+// Shift returns n requests for a set of that many keys, all equally popular, which after every
+// so many requests is replaced as a whole by another one: what was useful is so no more at one
+// stroke. Shift panics if n is negative, if there are no keys, or if every is not positive.
+func Shift(n int, keys uint64, every int, seed uint64) []uint64 {
+	checkLength(n)
+	checkKeys(keys)
+	if every < 1 {
+		panic(fmt.Sprintf("trace: the number of requests to each set must be positive, got %d", every))
+	}
+	rng := newRand(seed)
+	out := make([]uint64, n)
+	for i := range out {
+		out[i] = mix(uint64(i/every)*keys + rng.Uint64N(keys))
+	}
+	return out
+}
+
 func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0)) }
 
 // mix is a bijection on 64 bits that leaves no trace of order: the finalizer of
