@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/sysblocks/sysblocks/internal/trace"
+	"github.com/sysblocks/sysblocks/lfu"
 	"github.com/sysblocks/sysblocks/lru"
 )
 
@@ -30,18 +31,22 @@ type policy struct {
 // line. The recommendation is the first of those that need the least.
 func policies(shards int) []policy {
 	sharded := fmt.Sprintf("%d shards", shards)
-	config := fmt.Sprintf("lru.Config[K, V]{Capacity: %%d, Shards: %d}", shards)
+	config := fmt.Sprintf("{Capacity: %%d, Shards: %d}", shards)
 	if shards == 0 {
 		sharded = "default shards"
-		config = "lru.Config[K, V]{Capacity: %d}"
+		config = "{Capacity: %d}"
 	}
 	table := []policy{
-		{name: "LRU, 1 shard", replay: through(lru.RecentUse, 1), curve: lruCurve,
-			config: "lru.Config[K, V]{Capacity: %d, Shards: 1}"},
+		{name: "LRU, 1 shard", replay: through(lru.RecentUse, 1), curve: lruCurve, usual: shards == 1,
+			config: "lru.New(lru.Config[K, V]{Capacity: %d, Shards: 1})"},
 		{name: "LRU, " + sharded, replay: through(lru.RecentUse, shards), usual: true,
-			config: config},
+			config: "lru.New(lru.Config[K, V]" + config + ")"},
 		{name: "FIFO, 1 shard", replay: through(lru.Insertion, 1),
-			config: "lru.Config[K, V]{Capacity: %d, Shards: 1, Order: lru.Insertion}"},
+			config: "lru.New(lru.Config[K, V]{Capacity: %d, Shards: 1, Order: lru.Insertion})"},
+		{name: "LFU, adaptive", replay: adaptive(shards), usual: true,
+			config: "lfu.New(lfu.Config[K, V]" + config + ")"},
+		{name: "LFU, exact", replay: exact,
+			config: "lfu.NewExact(lfu.Config[K, V]{Capacity: %d})"},
 		{name: "optimal", replay: optimal, bound: true},
 	}
 	if shards == 1 {
@@ -66,6 +71,24 @@ func through(order lru.Order, shards int) func([]uint64, int, func(int)) (int, e
 		}
 		return replay(c, keys, done), nil
 	}
+}
+
+func adaptive(shards int) func([]uint64, int, func(int)) (int, error) {
+	return func(keys []uint64, size int, done func(int)) (int, error) {
+		c, err := lfu.New(lfu.Config[uint64, struct{}]{Capacity: size, Shards: shards})
+		if err != nil {
+			return 0, err
+		}
+		return replay(c, keys, done), nil
+	}
+}
+
+func exact(keys []uint64, size int, done func(int)) (int, error) {
+	c, err := lfu.NewExact(lfu.Config[uint64, struct{}]{Capacity: size})
+	if err != nil {
+		return 0, err
+	}
+	return replay(c, keys, done), nil
 }
 
 func replay(c cache, keys []uint64, done func(int)) (hits int) {

@@ -122,7 +122,7 @@ func (r *report) writeAdvice(b *bytes.Buffer) {
 	if best == nil {
 		return
 	}
-	fmt.Fprintf(b, "\nTake %s, with %d entries (%s of the keys):\n\n  lru.New(%s)\n",
+	fmt.Fprintf(b, "\nTake %s, with %d entries (%s of the keys):\n\n  %s\n",
 		best.name, best.smallest, share(best.smallest, r.distinct), fmt.Sprintf(best.config, best.smallest))
 	gap := "\n"
 	for _, w := range r.rows {

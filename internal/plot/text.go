@@ -85,11 +85,32 @@ func (c Chart) Text(w io.Writer, width, height int) error {
 		pad := indent + utf8.RuneCountInString(axis) - utf8.RuneCountInString(c.XLabel)
 		fmt.Fprintf(&b, "%s%s\n", strings.Repeat(" ", max(pad, 0)), c.XLabel)
 	}
-	fmt.Fprintf(&b, "\n%s\n", strings.Join(legend, "   "))
+	fmt.Fprintf(&b, "\n%s\n", wrapped(legend, width))
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return fmt.Errorf("plot: %w", err)
 	}
 	return nil
+}
+
+// wrapped joins names in lines of width columns, if none is longer by itself.
+func wrapped(names []string, width int) string {
+	var b strings.Builder
+	used := 0
+	for i, name := range names {
+		n := utf8.RuneCountInString(name)
+		switch {
+		case i == 0:
+		case used+3+n > width:
+			b.WriteByte('\n')
+			used = 0
+		default:
+			b.WriteString("   ")
+			used += 3
+		}
+		b.WriteString(name)
+		used += n
+	}
+	return b.String()
 }
 
 // columns samples the curve at n places from left to right, with NaN where it
