@@ -5,9 +5,10 @@
 // fragments. It is the simplest policy to reason about, it needs no tuning, and each
 // hit and each Set costs the same small, constant time.
 //
-// Do not use it where entries must expire with time, where a miss is to be loaded once
-// however many ask for it, or where the work loops over more keys than fit: a loop
-// over n+1 keys never hits a least-recently-used cache of n.
+// Package lfu keeps more of what will be asked for on most workloads: above all where keys
+// that are used once come in scans, or the work loops over more keys than fit, for a loop
+// over n+1 keys never hits a least-recently-used cache of n. Do not use either where entries
+// must expire with time, or where a miss is to be loaded once however many ask for it.
 //
 // # Which type, which order
 //
