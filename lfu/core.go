@@ -78,7 +78,15 @@ const (
 	// used often. Else whoever made enough keys as frequent as can be could keep
 	// everything else out until they have aged.
 	warm     = 10
-	warmOdds = 1000000000
+	warmOdds = 1024
+
+	// saturatedOdds is one in how many new entries counts as a use, of those that are as
+	// frequent as can be already.
+	saturatedOdds = 16
+
+	// maxMoves bounds how many entries one call moves between the segments, each for a
+	// reason of its own, before it lets the next call go on: 0.1 ms or so.
+	maxMoves = 4096
 )
 
 // init prepares a zero core.
@@ -155,8 +163,8 @@ func (c *core[K, V]) look(n uint32) uint32 {
 // count counts uses, and begins a new epoch after so many.
 func (c *core[K, V]) count(uses uint32) {
 	c.uses += int(uses)
-	if c.uses >= usesPerEpoch*c.entries() {
-		c.uses /= 2
+	if most := usesPerEpoch * c.entries(); c.uses >= most {
+		c.uses = min(c.uses, most) / 2
 		c.epoch = (c.epoch + 1) & (1<<24 - 1)
 	}
 }
@@ -251,6 +259,7 @@ func (c *core[K, V]) insert(h uint32, k K, v V, w uint32, out *departures[K, V])
 	to, need := uint32(window), uint64(w)
 	if known && g.near && g.side == windowSide {
 		to, need = probation, 0
+		c.admissions++
 	}
 	c.drainWindow(need, uint64(w), out)
 	c.shrink(c.capacity-uint64(w), out)
@@ -259,9 +268,12 @@ func (c *core[K, V]) insert(h uint32, k K, v V, w uint32, out *departures[K, V])
 		c.reserve(max(8, 2*c.lists.Len()))
 	}
 	n := c.lists.Add(h, k, v)
-	f := min(maxFrequency, g.frequency+1)
-	c.meta[n] = c.epoch<<epochShift | f<<frequencyShift
-	c.count(f - g.frequency)
+	c.meta[n] = c.epoch<<epochShift | min(maxFrequency, g.frequency+1)<<frequencyShift
+	// A frequency that cannot grow counts in part. Did it not at all, then time would stand
+	// still when all are of that kind, and what was hot once could stay for ever.
+	if g.frequency < maxFrequency || c.oneIn(saturatedOdds) {
+		c.count(1)
+	}
 	if c.weighted {
 		c.weights[n] = w
 	}
@@ -274,7 +286,7 @@ func (c *core[K, V]) insert(h uint32, k K, v V, w uint32, out *departures[K, V])
 // worth more than what would be evicted for it.
 func (c *core[K, V]) drainWindow(need, room uint64, out *departures[K, V]) {
 	w, most := &c.segments[window], c.maxWindow()
-	for w.weight+need > most && w.Len() > 0 {
+	for moves := 0; w.weight+need > most && w.Len() > 0 && moves < maxMoves; moves++ {
 		n := w.Back()
 		c.pull(n)
 		if c.meta[n]&hitsMask > 0 {
@@ -310,22 +322,24 @@ func (c *core[K, V]) beats(n, v uint32) bool {
 	if f > c.look(v) {
 		return true
 	}
-	if f < warm {
-		return false
-	}
-	// Marsaglia's xorshift, 2003.
+	return f >= warm && c.oneIn(warmOdds)
+}
+
+// oneIn returns true one time in n, at random, by Marsaglia's xorshift (2003).
+func (c *core[K, V]) oneIn(n uint32) bool {
 	c.random ^= c.random << 13
 	c.random ^= c.random >> 17
 	c.random ^= c.random << 5
-	return c.random%warmOdds == 0
+	return c.random%n == 0
 }
 
 // victim returns the main entry that is the next to be evicted, or 0 if there is none. Each
 // entry that it passes over has had hits that let it: so its cost is paid for by them.
 func (c *core[K, V]) victim() uint32 {
+	moves := 0
 	for c.segments[probation].Len() > 0 {
 		n := c.segments[probation].Back()
-		if c.meta[n]&hitsMask == 0 {
+		if moves++; c.meta[n]&hitsMask == 0 || moves > maxMoves {
 			return n
 		}
 		c.look(n)
@@ -335,7 +349,7 @@ func (c *core[K, V]) victim() uint32 {
 	}
 	for c.segments[protected].Len() > 0 {
 		n := c.segments[protected].Back()
-		if c.meta[n]&hitsMask == 0 {
+		if moves++; c.meta[n]&hitsMask == 0 || moves > maxMoves {
 			return n
 		}
 		c.look(n)
@@ -349,7 +363,7 @@ func (c *core[K, V]) victim() uint32 {
 func (c *core[K, V]) balance() {
 	s := &c.segments[protected]
 	most := uint64(protectedShare * float64(c.capacity-min(c.capacity, c.maxWindow())))
-	for s.weight > most {
+	for moves := 0; s.weight > most && moves < maxMoves; moves++ {
 		n := s.Back()
 		c.pull(n)
 		if c.meta[n]&hitsMask > 0 {
@@ -384,13 +398,10 @@ func (c *core[K, V]) evict(n uint32, out *departures[K, V]) {
 
 // leave removes entry n, which is in no segment, for want of room, and leaves a ghost.
 func (c *core[K, V]) leave(n uint32, from side, cause Cause, out *departures[K, V]) {
-	if entries := c.entries(); c.ghosts.entries < entries {
-		// Ghosts come with the first eviction. With weights the number of entries may
-		// grow afterwards: then this begins anew, with room for twice as many.
-		if c.weighted {
-			entries *= 2
-		}
-		c.ghosts.init(entries)
+	// Ghosts come with the first eviction. With weights the number of entries may change a
+	// lot afterwards: then this begins anew, for what is near depends on it.
+	if g, now := c.ghosts.entries, c.entries(); g < now-now/3 || g > 4*now {
+		c.ghosts.init(now)
 	}
 	c.ghosts.put(c.lists.Hash(n), from, c.look(n))
 	c.drop(n, cause, out)
@@ -434,27 +445,30 @@ func (c *core[K, V]) reserve(n int) {
 	}
 }
 
-func (c *core[K, V]) setIfAbsent(h uint32, k K, v V, w uint32, out *departures[K, V]) (actual V, loaded, stored bool) {
+// setIfAbsent also returns the weight of the entry that was used, or 0 if there is none.
+func (c *core[K, V]) setIfAbsent(h uint32, k K, v V, w uint32, out *departures[K, V]) (actual V, loaded bool, used uint32) {
 	if n := c.lists.Find(h, k); n != 0 {
 		c.hits++
 		c.hit(n)
-		return *c.lists.Value(n), true, false
+		return *c.lists.Value(n), true, uint32(c.weightOf(n))
 	}
 	c.misses++
-	stored, _, _ = c.put(0, h, k, v, w, out)
-	return v, false, stored
+	if stored, _, _ := c.put(0, h, k, v, w, out); stored {
+		used = w
+	}
+	return v, false, used
 }
 
-// compute changes nothing before f and weigh have returned. used says whether there was a
-// use of an entry, and inserted whether it is a new one.
-func (c *core[K, V]) compute(h uint32, k K, f func(V, bool) (V, Op), weigh func(K, V) uint32, out *departures[K, V]) (v V, ok, used, inserted bool) {
+// compute changes nothing before f and weigh have returned. w is the weight of the entry that
+// was used, or 0 if there is none, and inserted says whether it is a new one.
+func (c *core[K, V]) compute(h uint32, k K, f func(V, bool) (V, Op), weigh func(K, V) uint32, out *departures[K, V]) (v V, ok bool, w uint32, inserted bool) {
 	var old, none V
 	n := c.lists.Find(h, k)
 	if n != 0 {
 		old = *c.lists.Value(n)
 	}
 	v, op := f(old, n != 0)
-	w := uint32(1)
+	w = 1
 	switch op {
 	case OpKeep, OpDelete:
 	case OpSet:
@@ -472,17 +486,17 @@ func (c *core[K, V]) compute(h uint32, k K, f func(V, bool) (V, Op), weigh func(
 	case op == OpSet:
 		stored, _, inserted := c.put(n, h, k, v, w, out)
 		if !stored {
-			return none, false, false, false
+			return none, false, 0, false
 		}
-		return v, true, true, inserted
+		return v, true, w, inserted
 	case n == 0:
-		return none, false, false, false
+		return none, false, 0, false
 	case op == OpDelete:
 		c.remove(n, Deleted, out)
-		return none, false, false, false
+		return none, false, 0, false
 	}
 	c.hit(n)
-	return old, true, true, false
+	return old, true, uint32(c.weightOf(n)), false
 }
 
 func (c *core[K, V]) delete(h uint32, k K, out *departures[K, V]) (v V, ok bool) {
@@ -501,6 +515,7 @@ func (c *core[K, V]) resize(capacity uint64, out *departures[K, V]) (evicted int
 	before := c.evictions
 	if capacity != c.capacity {
 		c.ghosts = ghosts{}
+		c.uses = int(float64(c.uses) * float64(capacity) / float64(c.capacity))
 	}
 	c.capacity = capacity
 	c.shrink(capacity, out)

@@ -14,7 +14,8 @@ import (
 // the lowest count, of several the one used the longest ago. It is made by NewExact, and not
 // to be copied. Exact is not safe for concurrent use.
 //
-// Every operation takes constant time (K. Shah, A. Mitra and D. Matani, "An O(1) algorithm
+// Every operation takes constant time, but for ageing, which takes time in proportion to Len
+// once in Config.AgeAfter operations (K. Shah, A. Mitra and D. Matani, "An O(1) algorithm
 // for implementing the LFU cache eviction scheme", 2010): see the comment of groups.
 type Exact[K comparable, V any] struct {
 	entries arena.Arena[K, V] // the first to be evicted is the last in the list

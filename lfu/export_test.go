@@ -49,7 +49,7 @@ func (c *core[K, V]) check() error {
 func (c *Cache[K, V]) check() error {
 	var err error
 	c.each(func(s *shard[K, V]) { err = cmp.Or(err, s.core.check()) })
-	g := c.guard.Load()
+	g := c.guard
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return cmp.Or(err, g.recent.core.check(), g.frequent.core.check())
@@ -122,5 +122,5 @@ func (c *Exact[K, V]) Shards() int { return 1 }
 // requests alone.
 func (c *Exact[K, V]) unguard() {}
 func (c *Cache[K, V]) unguard() {
-	c.guard.Store(newGuard(c.Cap(), c.config.Weigher != nil, newSteering(1, 1, true), 1))
+	c.guard.steering = newSteering(1, 1, true)
 }

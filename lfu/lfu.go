@@ -39,7 +39,9 @@ type Config[K comparable, V any] struct {
 	// once for each value that is offered, outside any lock (but see Compute).
 	//
 	// A value that weighs more than its shard's part of the capacity is refused, so
-	// with a Weigher read what Set returns, or watch Stats.Refused.
+	// with a Weigher read what Set returns, or watch Stats.Refused. One that weighs more
+	// than the window of a Cache, at least 1 % of it, takes its room at once from
+	// entries that may be worth more: keep such values out if they are used once.
 	Weigher func(K, V) uint32
 
 	// OnEvict, if not nil, is called exactly once for each value that leaves the
@@ -64,7 +66,7 @@ type Cause uint8
 const (
 	// Evicted: to make room, or because Resize took room away.
 	Evicted Cause = iota + 1
-	// Rejected: it had its time in the window of a Cache, and was used less than what it
+	// Rejected: it had its time in the window of a Cache, and was not used more than what it
 	// would have taken the place of.
 	Rejected
 	// Replaced: by another value for the same key, including one that was then Refused.
@@ -141,10 +143,10 @@ type Policy struct {
 	// 0.99. Small: frequent use foretells use; large: recent use does.
 	WindowShare float64
 
-	Admissions  uint64 // entries that came from the window to the main segments
+	Admissions  uint64 // entries that came to the main segments
 	Rejections  uint64 // entries that left the cache at the end of the window
-	Adaptations uint64 // times that a miss on a key evicted shortly before moved WindowShare
-	GuardSteps  uint64 // times that a sample of the keys moved it, by 0.1 or more
+	Adaptations uint64 // misses on keys evicted shortly before: each asks for a slightly other share
+	GuardSteps  uint64 // times that a sample of the keys asked for one other by 0.1 or more
 }
 
 // A Cache is a cache of bounded size that adapts to its workload, made by New, and not
@@ -153,18 +155,17 @@ type Policy struct {
 // Resize go through the shards one after the other, and see or treat each of them at a moment
 // of its own.
 //
-// A value is there as soon as Set has returned, and stays while at least one other value is
-// set in its shard; what happens then is the policy's to decide. There is no buffer in
-// which it could be lost, no goroutine, and nothing to close.
+// A value is there as soon as Set has returned, and stays at least until another value is set
+// in its shard, unless it is deleted; what happens then is the policy's to decide. There is
+// no buffer in which it could be lost, no goroutine, and nothing to close.
 //
 // A key that is not equal to itself, such as NaN, is stored but never found; it leaves
 // when it is evicted or cleared.
 type Cache[K comparable, V any] struct {
 	hasher   arena.Hasher
 	shards   []shard[K, V] // a power of two of them
-	sample   atomic.Uint64 // the guard sees keys with none of these bits in their hash
 	steering *steering
-	guard    atomic.Pointer[guard]
+	guard    *guard
 	config   Config[K, V] // as given to New
 
 	resizing sync.Mutex   // held by Resize, which alone changes what follows
@@ -202,7 +203,7 @@ func New[K comparable, V any](config Config[K, V]) (*Cache[K, V], error) {
 		s.core.init(sharding.Share(config.Capacity, n, i), config.Weigher != nil, c.steering, random)
 	}
 	c.capacity.Store(int64(config.Capacity))
-	c.newGuard()
+	c.guard = newGuard(config.Capacity, config.Weigher != nil, c.steering, uint32(maphash.Comparable(c.hasher.Seed, -1)))
 	return c, nil
 }
 
@@ -229,15 +230,6 @@ func (config *Config[K, V]) weigh(k K, v V) uint32 {
 	return max(1, config.Weigher(k, v))
 }
 
-// newGuard makes a guard for the capacity, and says which keys it sees.
-func (c *Cache[K, V]) newGuard() {
-	n := c.Cap()
-	random := uint32(maphash.Comparable(c.hasher.Seed, -1))
-	c.guard.Store(newGuard(n, c.config.Weigher != nil, c.steering, random))
-	// Bits that neither the choice of a shard nor the place in it uses.
-	c.sample.Store(uint64(rateFor(n)-1) << 56)
-}
-
 // Get returns the value under k, and whether there is one. It counts as a use of the entry.
 // Complexity: O(1).
 func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
@@ -260,7 +252,7 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 	if was := atomic.LoadUint32(m); was&hitsMask < maxHits {
 		atomic.StoreUint32(m, was+1)
 	}
-	if h&c.sample.Load() != 0 {
+	if !c.guard.sees(h) {
 		if r.RUnlockHit() {
 			s.tidy()
 		}
@@ -270,7 +262,7 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 	if r.RUnlockHit() {
 		s.tidy()
 	}
-	c.guard.Load().see(h, w, true)
+	c.guard.see(h, w, true)
 	return v, true
 }
 
@@ -305,10 +297,11 @@ func (c *Cache[K, V]) Contains(k K) bool {
 	return ok
 }
 
-// EstimateFrequency returns an estimate of how often k has been used of late, from 0 to 15:
-// uses are counted in part only, and halved as time goes on. It knows a key that is there, and
-// for some time one that was evicted; 0 for others. It is no use of the entry.
-// Complexity: O(1).
+// EstimateFrequency returns an estimate of how often k has been used of late, from 0 to 15.
+// Uses of an entry that is there are counted in part only, and halved as time goes on; those
+// of one that was evicted are remembered for some time as they were. For other keys it is 0,
+// or, once in some thousands of them, that of a key that looks the same. It is no use of the
+// entry, and locks its shard for a moment, also against readers. Complexity: O(1).
 func (c *Cache[K, V]) EstimateFrequency(k K) int {
 	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
 	s := c.of(h)
@@ -324,8 +317,8 @@ func (c *Cache[K, V]) EstimateFrequency(k K) int {
 // part of the capacity: then stored is false, nothing is evicted, and a value that k
 // had before is removed, so that a stale value does not outlive a failed update.
 //
-// Complexity: O(1), amortised while the cache still grows, over the hits that let entries be
-// passed over, and for each entry evicted.
+// Complexity: O(1), amortised while the cache still grows, and for each entry evicted; one
+// call passes over some thousand entries that have had hits at most.
 func (c *Cache[K, V]) Set(k K, v V) (stored, evicted bool) {
 	w := c.config.weigh(k, v)
 	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
@@ -350,10 +343,10 @@ func (c *Cache[K, V]) SetIfAbsent(k K, v V) (actual V, loaded bool) {
 	s := c.of(h)
 	s.lock.Lock()
 	out := c.departures(s)
-	actual, loaded, stored := s.core.setIfAbsent(uint32(h), k, v, w, out)
+	actual, loaded, used := s.core.setIfAbsent(uint32(h), k, v, w, out)
 	s.lock.Unlock()
-	if loaded || stored {
-		c.sampled(h, w, loaded)
+	if used > 0 {
+		c.sampled(h, used, loaded)
 	}
 	c.report(s, out)
 	return actual, loaded
@@ -382,21 +375,17 @@ func (c *Cache[K, V]) compute(s *shard[K, V], h uint64, k K, f func(V, bool) (V,
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	out = c.departures(s)
-	weight := uint32(1)
-	v, ok, used, inserted := s.core.compute(uint32(h), k, f, func(k K, v V) uint32 {
-		weight = c.config.weigh(k, v)
-		return weight
-	}, out)
-	if used {
-		c.sampled(h, weight, !inserted)
+	v, ok, w, inserted := s.core.compute(uint32(h), k, f, c.config.weigh, out)
+	if w > 0 {
+		c.sampled(h, w, !inserted)
 	}
 	return v, ok, out
 }
 
 // sampled tells the guard of a request, if it is to see the key.
 func (c *Cache[K, V]) sampled(h uint64, w uint32, hit bool) {
-	if h&c.sample.Load() == 0 {
-		c.guard.Load().see(h, w, hit)
+	if c.guard.sees(h) {
+		c.guard.see(h, w, hit)
 	}
 }
 
@@ -465,7 +454,7 @@ func (c *Cache[K, V]) resize(n int, out *departures[K, V]) (evicted int) {
 		s.lock.Unlock()
 	}
 	c.capacity.Store(int64(n))
-	c.newGuard()
+	c.guard.resize(n)
 	return evicted
 }
 
@@ -502,15 +491,15 @@ func (c *Cache[K, V]) Stats() Stats {
 
 // Policy returns how the cache has adapted to its workload. Complexity: O(shards).
 func (c *Cache[K, V]) Policy() Policy {
-	p := Policy{WindowShare: c.steering.share(), Adaptations: c.steering.adaptations.Load()}
+	p := Policy{
+		WindowShare: c.steering.share(),
+		Adaptations: c.steering.adaptations.Load(),
+		GuardSteps:  c.steering.guardSteps.Load(),
+	}
 	c.each(func(s *shard[K, V]) {
 		p.Admissions += s.core.admissions
 		p.Rejections += s.core.rejections
 	})
-	g := c.guard.Load()
-	g.mu.Lock()
-	p.GuardSteps = g.steps
-	g.mu.Unlock()
 	return p
 }
 

@@ -841,8 +841,112 @@ func TestSteering(t *testing.T) {
 	require.Equal(t, 1.0, fixed.share())
 }
 
-func TestRateFor(t *testing.T) {
+func TestRate(t *testing.T) {
 	for capacity, want := range map[int]int{1: 1, 63: 1, 64: 2, 127: 2, 128: 4, 2047: 32, 2048: 64, 1 << 30: 64} {
-		require.Equal(t, want, rateFor(capacity), fmt.Sprint(capacity))
+		require.Equal(t, want, newGuard(capacity, false, nil, 1).rate, fmt.Sprint(capacity))
+	}
+}
+
+// TestGuardEverywhere: the guard finds what ghosts cannot in the smallest caches, where its
+// sample is all keys, and with weights, where it has to find out how many keys fit.
+func TestGuardEverywhere(t *testing.T) {
+	for _, m := range []int{31, 100, 1000} {
+		for _, w := range []int{0, 1, 100, 10_000} {
+			config := Config[uint64, int]{Capacity: m * max(1, w), Shards: 1}
+			if w > 0 {
+				config.Weigher = func(uint64, int) uint32 { return uint32(w) }
+			}
+			keys := trace.Reuse(200*m, m/2, m*8/10, 1)
+			lru := lruHitRatio(keys, m)
+			c := must(New(config))(t)
+			got := hitRatio(c, keys)
+			require.Greater(t, got, lru-0.2, "%d entries of weight %d: LRU %.3f, %+v", m, w, lru, c.Policy())
+			require.NoError(t, c.check())
+		}
+	}
+}
+
+// TestGuardBias: where the sample shows again and again what the rest does not do, the window
+// does not stay where it was drawn to.
+func TestGuardBias(t *testing.T) {
+	s := newSteering(1000, minWindow, false)
+	g := newGuard(1000, false, s, 1)
+	far := 0
+	const rounds = 2000
+	for range rounds {
+		// The shadow that is all window has a hit each time, and the real cache has none,
+		// whatever its window.
+		g.requests, g.hits, g.recent.hits, g.frequent.hits = 100, 0, 40, 0
+		if s.share() <= 0.9 {
+			g.frequent.hits = 30
+		}
+		g.recent.core = core[uint64, struct{}]{}
+		g.rate = 1
+		g.compare()
+		if s.share() > 0.9 {
+			far++
+		}
+		s.move(-0.02) // what ghosts would do
+	}
+	require.Less(t, far, rounds/4)
+}
+
+// TestPinned: when all frequencies are as high as can be, those that are used no more leave in
+// the end, too.
+func TestPinned(t *testing.T) {
+	const m = 500
+	c := must(New(Config[int, int]{Capacity: m, Shards: 1}))(t)
+	use := func(k int) bool {
+		_, ok := c.Get(k)
+		if !ok {
+			c.Set(k, k)
+		}
+		return ok
+	}
+	for i := range 80 * m {
+		use(-1 - i%m)
+	}
+	const loop = m * 13 / 10
+	for i := range 60 * m {
+		use(i % loop)
+		use(-1 - i%m)
+	}
+	hits, last := 0, 20*m
+	const more = 600 * m
+	for i := range more {
+		if use(i%loop) && i >= more-last {
+			hits++
+		}
+	}
+	require.Greater(t, float64(hits)/float64(last), 0.4)
+}
+
+// TestResizeKeepsFrequencies: a smaller capacity makes no epochs pass at once.
+func TestResizeKeepsFrequencies(t *testing.T) {
+	c := must(New(Config[int, int]{Capacity: 10_000, Shards: 1}))(t)
+	for i := range 300_000 {
+		c.Set(i, i)
+		for k := range 3 {
+			c.Get(-k)
+			c.Set(-k, k)
+		}
+	}
+	epoch := c.shards[0].core.epoch
+	must(c.Resize(100))(t)
+	require.LessOrEqual(t, c.shards[0].core.epoch, epoch+1)
+	require.NoError(t, c.check())
+}
+
+// TestGhostsFollowWeights: what is near depends on how many entries there are.
+func TestGhostsFollowWeights(t *testing.T) {
+	weight := uint32(1)
+	c := must(New(Config[int, int]{Capacity: 10_000, Shards: 1, Weigher: func(int, int) uint32 { return weight }}))(t)
+	for i := range 200_000 {
+		weight = []uint32{1, 100, 3, 50}[i/50_000]
+		c.Set(i, i)
+		if g := c.shards[0].core.ghosts.entries; i%1000 == 999 && g > 0 {
+			require.GreaterOrEqual(t, g, c.Len()*2/3-1)
+			require.LessOrEqual(t, g, 4*c.Len()+4)
+		}
 	}
 }

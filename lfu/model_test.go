@@ -193,7 +193,7 @@ func (m *policyModel) entries() int {
 
 func (m *policyModel) count(n, entries int) {
 	if m.uses += n; m.uses >= 20*entries {
-		m.uses /= 2
+		m.uses = min(m.uses, 20*entries) / 2
 		m.epoch++
 	}
 }
@@ -276,11 +276,8 @@ func (m *policyModel) out(e *item, from side, cause Cause, extra int) {
 	if m.weighted {
 		entries = len(m.items()) + extra
 	}
-	if size := entries; m.ghosts.entries < size {
-		if m.weighted {
-			size *= 2
-		}
-		m.ghosts.init(size)
+	if g := m.ghosts.entries; g < entries-entries/3 || g > 4*entries {
+		m.ghosts.init(entries)
 	}
 	m.ghosts.put(e.hash, from, uint32(m.lookOf(e, entries)))
 	m.leave(e, cause)
@@ -311,10 +308,7 @@ func (m *policyModel) insert(e *item) {
 				f := m.lookWith(c, 1)
 				wins := f > m.lookWith(v, 1)
 				if !wins && f >= warm {
-					m.random ^= m.random << 13
-					m.random ^= m.random >> 17
-					m.random ^= m.random << 5
-					wins = m.random%warmOdds == 0
+					wins = m.oneIn(warmOdds)
 				}
 				if wins {
 					m.out(v, mainSide, Evicted, 2)
@@ -331,12 +325,21 @@ func (m *policyModel) insert(e *item) {
 	m.room(nil, e.weight)
 
 	e.frequency, e.epoch = min(maxFrequency, int(g.frequency)+1), m.epoch
-	m.count(e.frequency-int(g.frequency), max(1, len(m.items())+1)*btoi(m.weighted)+m.capacity*btoi(!m.weighted))
+	if g.frequency < maxFrequency || m.oneIn(saturatedOdds) {
+		m.count(1, max(1, len(m.items())+1)*btoi(m.weighted)+m.capacity*btoi(!m.weighted))
+	}
 	if direct {
 		push(&m.probation, e)
 	} else {
 		push(&m.window, e)
 	}
+}
+
+func (m *policyModel) oneIn(n uint32) bool {
+	m.random ^= m.random << 13
+	m.random ^= m.random >> 17
+	m.random ^= m.random << 5
+	return m.random%n == 0
 }
 
 // lookWith and victimWith are look and victim while extra items are in no list.
@@ -397,6 +400,7 @@ func (m *policyModel) resize(n int) int {
 	before := m.stats.Evictions
 	if n != m.capacity {
 		m.ghosts = ghosts{}
+		m.uses = int(float64(m.uses) * float64(n) / float64(m.capacity))
 	}
 	m.capacity = n
 	m.room(nil, 0)
@@ -652,7 +656,6 @@ func (r *run) step(op, k, v int) {
 		}
 		require.Equal(t, want, evicted)
 		require.Equal(t, n, c.Cap())
-		c.unguard()
 	}
 	require.Equal(t, slices.Clone(r.want), slices.Clone(r.got), "what left")
 	r.compare()

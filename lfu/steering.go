@@ -12,6 +12,7 @@ type steering struct {
 	fixed       bool          // nothing changes the share
 	total       atomic.Int64  // the capacity of the cache
 	adaptations atomic.Uint64
+	guardSteps  atomic.Uint64
 }
 
 const (
