@@ -16,21 +16,23 @@ import (
 //	weight = Σ the segments' weights ≤ capacity
 //	with weights: 1 ≤ weights[n] ≤ capacity, and each segment's weight is the sum of its entries'
 type core[K comparable, V any] struct {
+	// What each write changes comes first, so that it is on few cache lines, with the lock.
 	sets, evictions, rejections, admissions uint64
 
-	lists    arena.Lists[K, V]
 	segments [3]segment
+	weight   uint64 // of all entries
+	uses     int    // counted into frequencies, less half of them at each new epoch
+	epoch    uint32 // the age of frequencies: 24 bits
+	random   uint32 // state of a generator: not 0
+
+	lists    arena.Lists[K, V]
 	meta     []uint32 // by node, as long as the nodes: see below
 	weights  []uint32 // likewise; nil: every entry weighs 1
 	weighted bool
-	weight   uint64 // of all entries
 	capacity uint64
 
 	steering *steering // shared by all shards
 	ghosts   ghosts
-	epoch    uint32 // the age of frequencies: 24 bits
-	uses     int    // counted into frequencies, less half of them at each new epoch
-	random   uint32 // state of a generator: not 0
 
 	hits, misses, refused uint64
 }

@@ -3,7 +3,9 @@ package lfu
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"math/rand/v2"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -99,6 +101,12 @@ func TestShards(t *testing.T) {
 	weigh := func(int, int) uint32 { return 1 }
 	require.Equal(t, 2, must(New(Config[int, int]{Capacity: 8192, Weigher: weigh}))(t).Shards())
 	require.Equal(t, 8, must(New(Config[int, int]{Capacity: 1 << 30, Weigher: weigh}))(t).Shards())
+}
+
+func TestShardSize(t *testing.T) {
+	if size := reflect.TypeFor[shard[string, int]]().Size(); bits.UintSize == 64 {
+		require.Zero(t, size%128, "%d bytes", size)
+	}
 }
 
 // TestSetIsSeen: a value is there as soon as Set has returned, however full the cache is and

@@ -33,9 +33,9 @@ type shard[K comparable, V any] struct {
 	// the lock guards because a call gives it back after it has unlocked.
 	spare atomic.Pointer[departures[K, V]]
 
-	// The end of one shard and the beginning of the next are not on one cache line,
-	// nor on two that the processor fetches together.
-	_ [128]byte
+	// The size is a multiple of 128 bytes where pointers have 64 bits, so that no two shards
+	// are on one cache line, nor on two that the processor fetches together.
+	_ [96]byte
 }
 
 // departures are the values that have left by one call.
