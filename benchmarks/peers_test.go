@@ -104,6 +104,10 @@ type oursAdaptive struct{ *lfu.Cache[string, int] }
 
 func (c oursAdaptive) Set(k string, v int) { c.Cache.Set(k, v) }
 
+type oursExact struct{ *lfu.Exact[string, int] }
+
+func (c oursExact) Set(k string, v int) { c.Exact.Set(k, v) }
+
 type otterCache struct{ *otter.Cache[string, int] }
 
 func (c otterCache) Get(k string) (int, bool) { return c.GetIfPresent(k) }
