@@ -21,7 +21,7 @@ type core[K comparable, V any] struct {
 
 	segments [3]segment
 	weight   uint64 // of all entries
-	uses     int    // counted into frequencies, less half of them at each new epoch
+	uses     int64  // counted into frequencies, less half of them at each new epoch
 	epoch    uint32 // the age of frequencies: 24 bits
 	random   uint32 // state of a generator: not 0
 
@@ -164,8 +164,8 @@ func (c *core[K, V]) look(n uint32) uint32 {
 
 // count counts uses, and begins a new epoch after so many.
 func (c *core[K, V]) count(uses uint32) {
-	c.uses += int(uses)
-	if most := usesPerEpoch * c.entries(); c.uses >= most {
+	c.uses += int64(uses)
+	if most := usesPerEpoch * int64(c.entries()); c.uses >= most {
 		c.uses = min(c.uses, most) / 2
 		c.epoch = (c.epoch + 1) & (1<<24 - 1)
 	}
@@ -517,7 +517,7 @@ func (c *core[K, V]) resize(capacity uint64, out *departures[K, V]) (evicted int
 	before := c.evictions
 	if capacity != c.capacity {
 		c.ghosts = ghosts{}
-		c.uses = int(float64(c.uses) * float64(capacity) / float64(c.capacity))
+		c.uses = int64(float64(c.uses) * float64(capacity) / float64(c.capacity))
 	}
 	c.capacity = capacity
 	c.shrink(capacity, out)
