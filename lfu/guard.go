@@ -38,6 +38,7 @@ type shadow struct {
 	core core[uint64, struct{}]
 	hits int
 	lead float64 // by how much its hit ratio is above the real one, smoothed
+	same int     // periods for which the real window has been about what this has
 	bias float64 // see guard
 }
 
@@ -47,6 +48,7 @@ const (
 	periods    = 2   // a period has that number of requests for each entry of a shadow
 	smoothing  = 0.3 // weight of the last period
 	forgetting = 0.002
+	settling   = 5 // periods until the lead tells of the window of now
 	leadToStep = 0.04
 	step       = 0.1 // of the capacity, for this lead; more in proportion for a larger one
 	maxStep    = 0.5
@@ -149,7 +151,10 @@ func (g *guard) compare() {
 func (s *shadow) compare(hits, requests int, same bool) {
 	s.lead += smoothing * (float64(s.hits-hits)/float64(requests) - s.lead)
 	s.hits = 0
-	if same {
+	if s.same++; !same {
+		s.same = 0
+	}
+	if s.same > settling {
 		s.bias += smoothing * (max(0, s.lead) - s.bias)
 	} else {
 		s.bias -= forgetting * s.bias
