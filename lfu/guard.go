@@ -45,6 +45,7 @@ type shadow struct {
 const (
 	maxRate    = 64
 	minSample  = 32  // entries that a shadow of a sample is to have; one of all keys is exact
+	maxSample  = 256 // with weights, and a higher rate than need be
 	periods    = 2   // a period has that number of requests for each entry of a shadow
 	smoothing  = 0.3 // weight of the last period
 	forgetting = 0.002
@@ -130,10 +131,15 @@ func (g *guard) compare() {
 	g.frequent.compare(g.hits, g.requests, share < 0.05)
 	g.requests, g.hits = 0, 0
 
-	if n := g.recent.core.lists.Len(); g.rate > 1 && n < minSample {
-		if c := &g.recent.core; g.weighted && c.evictions+c.rejections+c.refused > 0 {
+	c := &g.recent.core
+	switch n := c.lists.Len(); {
+	case g.rate > 1 && n < minSample:
+		if g.weighted && c.evictions+c.rejections+c.refused > 0 {
 			g.setRate(g.rate / 2) // no more fit
 		}
+		return
+	case g.weighted && g.rate < maxRate && n > maxSample:
+		g.setRate(g.rate * 2)
 		return
 	}
 	r, f := g.recent.lead-g.recent.bias, g.frequent.lead-g.frequent.bias

@@ -958,3 +958,27 @@ func TestGhostsFollowWeights(t *testing.T) {
 		}
 	}
 }
+
+// TestGuardFollowsWeights: how large the sample is depends on how many entries fit now.
+func TestGuardFollowsWeights(t *testing.T) {
+	weight := uint32(1)
+	c := must(New(Config[int, int]{Capacity: 100_000, Shards: 1, Weigher: func(int, int) uint32 { return weight }}))(t)
+	for _, p := range []struct {
+		weight   uint32
+		min, max int
+	}{{5_000, 1, 1}, {1, 64, 64}, {100, 8, 64}, {20_000, 1, 1}, {2, 64, 64}} {
+		weight = p.weight
+		for i := range 1_000_000 {
+			k := i % 70_000
+			if _, ok := c.Get(k); !ok {
+				c.Set(k, i)
+			} else if i%3 == 0 {
+				c.Set(k, i) // with the new weight
+			}
+		}
+		require.GreaterOrEqual(t, c.guard.rate, p.min, "weight %d", weight)
+		require.LessOrEqual(t, c.guard.rate, p.max, "weight %d", weight)
+		require.LessOrEqual(t, c.guard.recent.core.lists.Len(), max(maxSample+1, 100_000/maxRate))
+		require.NoError(t, c.check())
+	}
+}
