@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/sysblocks/sysblocks/internal/arena"
+	"github.com/sysblocks/sysblocks/internal/departed"
 )
 
 // An Exact is the classic LFU cache: it counts the uses of each entry, and evicts the one with
@@ -28,7 +29,7 @@ type Exact[K comparable, V any] struct {
 	config   Config[K, V]
 	capacity uint64
 	hasher   arena.Hasher
-	spare    *departures[K, V] // of an earlier call, for its memory
+	spare    departed.Spare[K, V, Cause]
 }
 
 // NewExact returns an empty cache, or an error that names the field of config that is
@@ -535,18 +536,13 @@ func (c *Exact[K, V]) departures() *departures[K, V] {
 	if c.config.OnEvict == nil {
 		return nil
 	}
-	if out := c.spare; out != nil {
-		c.spare = nil
-		return out
-	}
-	return new(departures[K, V])
+	return c.spare.Take()
 }
 
 // report tells the user what has left. It comes after everything else that a call
 // does, for OnEvict may call the cache.
 func (c *Exact[K, V]) report(out *departures[K, V]) {
 	if out != nil {
-		out.Report(c.config.OnEvict)
-		c.spare = out
+		c.spare.Report(out, c.config.OnEvict)
 	}
 }

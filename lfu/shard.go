@@ -2,7 +2,6 @@ package lfu
 
 import (
 	"iter"
-	"sync/atomic"
 
 	"github.com/sysblocks/sysblocks/internal/arena"
 	"github.com/sysblocks/sysblocks/internal/departed"
@@ -31,7 +30,7 @@ type shard[K comparable, V any] struct {
 
 	// spare is the departures of an earlier call, for its memory. It is apart from what
 	// the lock guards because a call gives it back after it has unlocked.
-	spare atomic.Pointer[departures[K, V]]
+	spare departed.Spare[K, V, Cause]
 
 	// The size is a multiple of 128 bytes where pointers have 64 bits, so that no two shards
 	// are on one cache line, nor on two that the processor fetches together.
@@ -91,17 +90,13 @@ func (c *Cache[K, V]) departures(s *shard[K, V]) *departures[K, V] {
 	if c.config.OnEvict == nil {
 		return nil
 	}
-	if out := s.spare.Swap(nil); out != nil {
-		return out
-	}
-	return new(departures[K, V])
+	return s.spare.Take()
 }
 
 // report tells the user what has left. No lock is held.
 func (c *Cache[K, V]) report(s *shard[K, V], out *departures[K, V]) {
 	if out != nil {
-		out.Report(c.config.OnEvict)
-		s.spare.Store(out)
+		s.spare.Report(out, c.config.OnEvict)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/sysblocks/sysblocks/internal/arena"
+	"github.com/sysblocks/sysblocks/internal/departed"
 )
 
 // A Local is a Cache without locks, of one shard, and so with one exact order. It is made by
@@ -15,7 +16,7 @@ type Local[K comparable, V any] struct {
 	core   core[K, V]
 	hasher arena.Hasher
 	config Config[K, V]
-	spare  *departures[K, V] // of an earlier call, for its memory
+	spare  departed.Spare[K, V, Cause]
 }
 
 // NewLocal returns an empty cache, or an error that names the field of config that is
@@ -193,18 +194,13 @@ func (c *Local[K, V]) departures() *departures[K, V] {
 	if c.config.OnEvict == nil {
 		return nil
 	}
-	if out := c.spare; out != nil {
-		c.spare = nil
-		return out
-	}
-	return new(departures[K, V])
+	return c.spare.Take()
 }
 
 // report tells the user what has left. It comes after everything else that a call
 // does, for OnEvict may call the cache.
 func (c *Local[K, V]) report(out *departures[K, V]) {
 	if out != nil {
-		out.Report(c.config.OnEvict)
-		c.spare = out
+		c.spare.Report(out, c.config.OnEvict)
 	}
 }

@@ -1,8 +1,6 @@
 package lru
 
 import (
-	"sync/atomic"
-
 	"github.com/sysblocks/sysblocks/internal/arena"
 	"github.com/sysblocks/sysblocks/internal/departed"
 	"github.com/sysblocks/sysblocks/internal/readlock"
@@ -48,7 +46,7 @@ type shard[K comparable, V any] struct {
 
 	// spare is the departures of an earlier call, for its memory. It is apart from what
 	// the lock guards because a call gives it back after it has unlocked.
-	spare atomic.Pointer[departures[K, V]]
+	spare departed.Spare[K, V, Cause]
 
 	// The size is a multiple of 128 bytes where pointers have 64 bits, so that what a Set
 	// changes is on one cache line in each shard, and none of the shard before is on that
@@ -147,26 +145,14 @@ func (c *Cache[K, V]) departures(s *shard[K, V]) *departures[K, V] {
 	if c.config.OnEvict == nil {
 		return nil
 	}
-	return s.takeSpare()
-}
-
-func (s *shard[K, V]) takeSpare() *departures[K, V] {
-	if out := s.spare.Swap(nil); out != nil {
-		return out
-	}
-	return new(departures[K, V])
+	return s.spare.Take()
 }
 
 // report tells the user what has left. No lock is held.
 func (c *Cache[K, V]) report(s *shard[K, V], out *departures[K, V]) {
 	if out != nil {
-		c.reportTo(s, out)
+		s.spare.Report(out, c.config.OnEvict)
 	}
-}
-
-func (c *Cache[K, V]) reportTo(s *shard[K, V], out *departures[K, V]) {
-	out.Report(c.config.OnEvict)
-	s.spare.Store(out)
 }
 
 // tidyUp does what the readers of a shard have noted, and brings their counts to safety.

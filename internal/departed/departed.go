@@ -2,6 +2,8 @@
 // the user of them when it is not.
 package departed
 
+import "sync/atomic"
+
 // A List is the values that have left a cache by one call. A nil *List collects nothing. C
 // is the type of the cache's causes. A List is not safe for concurrent use.
 type List[K, V, C any] struct {
@@ -60,4 +62,24 @@ func report[K, V, C any](items []item[K, V, C], f func(K, V, C)) {
 	for len(items) > 0 {
 		next()
 	}
+}
+
+// A Spare keeps the memory of a list for the next call that needs one. A Spare is safe for
+// concurrent use by multiple goroutines; calls that overlap make lists of their own.
+type Spare[K, V, C any] struct {
+	list atomic.Pointer[List[K, V, C]]
+}
+
+// Take returns an empty list.
+func (s *Spare[K, V, C]) Take() *List[K, V, C] {
+	if l := s.list.Swap(nil); l != nil {
+		return l
+	}
+	return new(List[K, V, C])
+}
+
+// Report is l.Report, and keeps the list. Take may be called again while f runs.
+func (s *Spare[K, V, C]) Report(l *List[K, V, C], f func(K, V, C)) {
+	l.Report(f)
+	s.list.Store(l)
 }

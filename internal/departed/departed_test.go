@@ -64,3 +64,20 @@ func TestReportGoexits(t *testing.T) {
 	<-done
 	require.Equal(t, 10, calls)
 }
+
+func TestSpare(t *testing.T) {
+	var s Spare[int, int, int]
+	a := s.Take()
+	b := s.Take()
+	require.NotSame(t, a, b, "both are in use")
+	a.Add(1, 2, 3)
+	calls := 0
+	s.Report(a, func(k, v, c int) {
+		calls++
+		require.Equal(t, []int{1, 2, 3}, []int{k, v, c})
+		require.NotSame(t, a, s.Take(), "it is in use still")
+	})
+	require.Equal(t, 1, calls)
+	require.Same(t, a, s.Take(), "it was kept")
+	require.NotSame(t, a, s.Take())
+}
