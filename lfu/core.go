@@ -2,7 +2,6 @@ package lfu
 
 import (
 	"slices"
-	"sync/atomic"
 
 	"github.com/sysblocks/sysblocks/internal/arena"
 )
@@ -138,8 +137,7 @@ func (c *core[K, V]) peek(h uint32, k K) (v V, ok bool) {
 // estimate returns the frequency of the key, whether it is there or remembered.
 func (c *core[K, V]) estimate(h uint32, k K) int {
 	if n := c.lists.Find(h, k); n != 0 {
-		m := atomic.LoadUint32(&c.meta[n])
-		return int(min(maxFrequency, c.aged(m)+m&hitsMask))
+		return int(c.frequency(n))
 	}
 	found, _ := c.ghosts.find(h)
 	return int(found.frequency)
@@ -149,6 +147,12 @@ func (c *core[K, V]) estimate(h uint32, k K) int {
 func (c *core[K, V]) aged(meta uint32) uint32 {
 	missed := (c.epoch - meta>>epochShift) & (1<<24 - 1)
 	return meta >> frequencyShift & frequencyMask >> min(missed, maxFrequency)
+}
+
+// frequency returns the frequency of entry n, as look would find it. It changes nothing.
+func (c *core[K, V]) frequency(n uint32) uint32 {
+	m := c.meta[n]
+	return min(maxFrequency, c.aged(m)+m&hitsMask)
 }
 
 // look counts the hits of entry n since it was last looked at into its frequency, and returns
@@ -556,8 +560,7 @@ func (c *core[K, V]) appendAll(list []entry[K, V]) []entry[K, V] {
 	for i := range c.segments {
 		s := &c.segments[len(c.segments)-1-i] // protected, probation, window
 		for n := s.Front(); n != 0; n = c.lists.Next(n) {
-			m := c.meta[n]
-			list = append(list, entry[K, V]{*c.lists.Key(n), *c.lists.Value(n), uint8(min(maxFrequency, c.aged(m)+m&hitsMask))})
+			list = append(list, entry[K, V]{*c.lists.Key(n), *c.lists.Value(n), uint8(c.frequency(n))})
 		}
 	}
 	return list

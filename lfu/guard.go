@@ -21,6 +21,7 @@ import (
 type guard struct {
 	mask     atomic.Uint64 // the keys with none of these bits in their hashes are the sample
 	steering *steering
+	_        [128]byte // every hit reads mask, and must not wait for what sampled ones write
 
 	mu       sync.Mutex
 	capacity int // of the cache

@@ -365,21 +365,21 @@ func (c *Cache[K, V]) SetIfAbsent(k K, v V) (actual V, loaded bool) {
 func (c *Cache[K, V]) Compute(k K, f func(old V, ok bool) (V, Op)) (V, bool) {
 	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
 	s := c.of(h)
-	v, ok, out := c.compute(s, h, k, f)
+	v, ok, w, inserted, out := c.compute(s, h, k, f)
+	if w > 0 {
+		c.sampled(h, w, !inserted)
+	}
 	c.report(s, out)
 	return v, ok
 }
 
-// compute is Compute up to the report, which must come after the unlocking.
-func (c *Cache[K, V]) compute(s *shard[K, V], h uint64, k K, f func(V, bool) (V, Op)) (v V, ok bool, out *departures[K, V]) {
+// compute is Compute up to what must come after the unlocking.
+func (c *Cache[K, V]) compute(s *shard[K, V], h uint64, k K, f func(V, bool) (V, Op)) (v V, ok bool, w uint32, inserted bool, out *departures[K, V]) {
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	out = c.departures(s)
-	v, ok, w, inserted := s.core.compute(uint32(h), k, f, c.config.weigh, out)
-	if w > 0 {
-		c.sampled(h, w, !inserted)
-	}
-	return v, ok, out
+	v, ok, w, inserted = s.core.compute(uint32(h), k, f, c.config.weigh, out)
+	return v, ok, w, inserted, out
 }
 
 // sampled tells the guard of a request, if it is to see the key.
