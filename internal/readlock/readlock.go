@@ -19,7 +19,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // A Lock is the lock. It must be given its stripes by Init before use, and must not be
@@ -165,7 +164,7 @@ func (l *Lock[T]) lockSlow() {
 		if i == patience {
 			l.writer.Or(reserved)
 		}
-		pause(i)
+		pause()
 	}
 }
 
@@ -189,26 +188,21 @@ func (s *Stripe[T]) awaitReaders() uint64 {
 			return state
 		}
 		if try >= spins {
-			pause(try - spins)
+			pause()
 		}
 	}
 }
 
 const (
-	spins    = 30  // loads before a goroutine lets others run: about as long as a write takes
-	patience = 3   // times that it lets others run before it reserves the lock
-	yields   = 100 // times that it does so before it sleeps
+	spins    = 30 // loads before a goroutine lets others run: about as long as a write takes
+	patience = 3  // times that it lets others run before it reserves the lock
 )
 
 // pause lets other goroutines run, among which may be the one that is waited for, if it
-// was preempted. The caller has waited i times before.
-func pause(i int) {
-	if i < yields {
-		runtime.Gosched()
-		return
-	}
-	time.Sleep(20 * time.Microsecond)
-}
+// was preempted. That is all: to sleep would be kinder where the system has taken the CPU away
+// from its thread, but in a bubble of testing/synctest, where a clock stands still as long as
+// anybody waits for a mutex, nobody would wake up again.
+func pause() { runtime.Gosched() }
 
 // Tidy calls f for each note, in the order in which they were left in each stripe, and makes
 // room for more notes and counts. The caller has the lock for writing.

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -178,9 +179,9 @@ func TestWriterKeepsReadersOut(t *testing.T) {
 	require.NotNil(t, l.TryRLock())
 }
 
-// TestWaitersSleep keeps the lock for so long that those who wait go through all stages of
+// TestWaiters keeps the lock for so long that those who wait go through all stages of
 // waiting, with more of them than CPUs.
-func TestWaitersSleep(t *testing.T) {
+func TestWaiters(t *testing.T) {
 	l := newLock(2)
 	l.Lock()
 	var wg sync.WaitGroup
@@ -196,8 +197,8 @@ func TestWaitersSleep(t *testing.T) {
 		l.stripes[0].queue.Unlock()
 		runtime.Gosched()
 	}
-	for i := range yields + 3 { // the stages, by hand
-		pause(i)
+	for l.writer.Load()&reserved == 0 { // and has lost patience
+		runtime.Gosched()
 	}
 	l.Unlock()
 	wg.Wait()
@@ -218,6 +219,29 @@ func TestWaitersSleep(t *testing.T) {
 	}
 	s.RUnlock()
 	wg.Wait()
+}
+
+// TestWaitersInBubble: nobody who waits may need the clock to go on, since it stands still while
+// anybody waits for a mutex.
+func TestWaitersInBubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLock(2)
+		start := time.Now()
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				for range 20 {
+					l.Lock()
+					for range 50 {
+						runtime.Gosched()
+					}
+					l.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		require.Equal(t, start, time.Now())
+	})
 }
 
 // TestHint: the hint must spread goroutines, and should not change within one.
