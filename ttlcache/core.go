@@ -41,6 +41,7 @@ type spec struct {
 	moving   bool // a use or a touch may put deadlines off, up to a limit for each entry
 	holding  bool
 	costing  bool
+	plain    bool  // none of these, nor jitter: see core.plain
 	ttl      int64 // nominal, of an entry for which none is given; never: none
 	window   int64 // for which an entry is stale before it is dead
 }
@@ -170,17 +171,6 @@ func (c *core[K, V]) drop(h uint32, k K, now int64, cause Cause, out *departures
 func (c *core[K, V]) set(h uint32, k K, v V, o offer, now int64, out *departures[K, V]) (stored bool) {
 	c.expire(now, step, out)
 	n := c.arena.Find(h, k)
-	if n == 0 && out == nil && !c.spec.weighted && uint64(c.arena.Len()) == c.capacity && now < c.wheel.due {
-		// What put comes to in a full cache, without its calls.
-		c.sets++
-		c.evictions++
-		n = c.arena.Back()
-		before := c.dead(n)
-		c.arena.ReplaceBack(h, k, item[V]{v, o.latest})
-		c.note(n, o)
-		c.schedule(n, before)
-		return true
-	}
 	if n != 0 && c.dead(n) <= now {
 		c.expired++
 		c.remove(n, Expired, out)
@@ -188,6 +178,26 @@ func (c *core[K, V]) set(h uint32, k K, v V, o offer, now int64, out *departures
 	}
 	return c.put(n, h, k, v, o, now, out)
 }
+
+// replaceLast is what set comes to in a full core that is plain: it stores v under k, which must
+// not be there, in the place of the last entry, which is evicted. Nothing is due.
+func (c *core[K, V]) replaceLast(h uint32, k K, v V, deadline int64) {
+	c.sets++
+	c.evictions++
+	n := c.arena.Back()
+	before := sum(c.arena.Value(n).deadline, c.spec.window)
+	c.arena.ReplaceBack(h, k, item[V]{v, deadline})
+	// This is schedule, without a look at the wheel: what expires is in there.
+	if dead := sum(deadline, c.spec.window); before == never || dead < before {
+		c.wheel.remove(n)
+		if dead != never {
+			c.wheel.add(n, dead)
+		}
+	}
+}
+
+// plain reports whether there is nothing to an entry but its value and its deadline.
+func (c *core[K, V]) plain() bool { return c.spec.plain && c.columns.ttls == nil }
 
 // put is set for a caller that has looked k up already: n is its node, which is not dead, or 0.
 func (c *core[K, V]) put(n, h uint32, k K, v V, o offer, now int64, out *departures[K, V]) (stored bool) {

@@ -4,8 +4,8 @@ import "sync/atomic"
 
 // Stats counts what a cache has done since it was made.
 type Stats struct {
-	Hits   uint64 // look-ups that were answered from memory: fresh, stale or negative
-	Misses uint64 // and those that were not
+	Hits         uint64 // look-ups that were answered from memory: fresh, stale or negative
+	Misses       uint64 // and those that were not
 	StaleHits    uint64 // of the Hits, how many were stale
 	NegativeHits uint64 // and of how many it was known that there is nothing
 

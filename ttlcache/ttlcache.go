@@ -84,6 +84,7 @@ func New[K comparable, V any](config Config[K, V]) (*Cache[K, V], error) {
 		ttl:      config.ttlOf(0),
 		window:   int64(max(config.StaleWhileRevalidate, config.StaleIfError)),
 	}
+	c.spec.plain = !c.spec.weighted && !c.spec.moving && !c.spec.holding && config.Jitter == 0 && config.OnRemove == nil
 	c.clock.Init()
 	c.capacity.Store(int64(config.Capacity))
 	c.initShards(procs)
@@ -359,11 +360,40 @@ func (c *Cache[K, V]) set(ctx context.Context, k K, v V, ttl int64) error {
 	if c.life.closed.Load() {
 		return ErrClosed
 	}
+	if c.spec.plain && ttl == c.spec.ttl {
+		c.setPlain(h, k, v)
+		return nil
+	}
 	now := c.now(ttl)
 	if !c.setLocal(h, k, v, c.offer(now, ttl, w), now) {
 		return ErrTooHeavy
 	}
 	return nil
+}
+
+// setPlain is setLocal for an entry that is nothing but a value and the cache's time to live,
+// as most are. In a full cache in which nothing is due, it does what setLocal does without its
+// calls, which would be a fifth of the time.
+func (c *Cache[K, V]) setPlain(h uint64, k K, v V) {
+	ttl := c.spec.ttl
+	now := c.now(ttl)
+	deadline := sum(now, ttl)
+	s := &c.shards[uint32(h>>32)&uint32(len(c.shards)-1)]
+	if s.lock.Lock() {
+		s.tidy()
+	}
+	core := &s.core
+	if now+int64(clock.Margin) < core.wheel.due && uint64(core.arena.Len()) == core.capacity && core.plain() &&
+		core.arena.Find(uint32(h), k) == 0 {
+		s.flights.Overtake(k)
+		if c.negatives != nil {
+			c.negatives.delete(h, k)
+		}
+		core.replaceLast(uint32(h), k, v, deadline)
+	} else {
+		c.setLocked(s, h, k, v, offer{ttl: ttl, deadline: deadline, latest: deadline, weight: 1}, now, nil)
+	}
+	s.lock.Unlock()
 }
 
 // setLocal is Set in this level alone. It reports whether the value was not refused.
