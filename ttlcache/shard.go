@@ -26,6 +26,10 @@ type shard[K comparable, V any] struct {
 
 	flights flight.Group[K, outcome[V]] // guarded by lock
 
+	// writes are the keys that are being written to the second level, each by one call. Who
+	// takes one away says that what is written is outdated already. Guarded by lock.
+	writes map[K]struct{}
+
 	// spare is the departures of an earlier call, for its memory. It is apart from what
 	// the lock guards because a call gives it back after it has unlocked.
 	spare departed.Spare[K, V, Cause]
@@ -33,7 +37,7 @@ type shard[K comparable, V any] struct {
 	// The size is a multiple of 128 bytes where pointers have 64 bits, so that what a Set
 	// changes is on one cache line in each shard, and none of the shard before is on that
 	// one or on the one that the processor fetches with it.
-	_ [56]byte
+	_ [48]byte
 }
 
 // shards returns the number of shards: a power of two, at most the capacity.

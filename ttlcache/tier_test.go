@@ -375,6 +375,29 @@ func TestInvalidator(t *testing.T) {
 	})
 }
 
+// The message of another's change may come before Set has set here what it has written there.
+func TestInvalidatedWhileWriting(t *testing.T) {
+	next := line{newShelf()}
+	for _, all := range []bool{false, true} {
+		bubble(t, Config[int, int]{TTL: time.Hour, Next: next}, func(t *testing.T, c *Cache[int, int]) {
+			next.set(func(s *shelf) { s.took = time.Second })
+			go func() {
+				time.Sleep(time.Second / 2)
+				if all {
+					next.clears[0]()
+				} else {
+					next.subs[0](1)
+				}
+			}()
+			require.NoError(t, c.Set(t.Context(), 1, 1))
+			require.False(t, c.Contains(1))
+			require.NoError(t, c.Set(t.Context(), 1, 2))
+			require.True(t, c.Contains(1))
+			require.Empty(t, c.of(c.hash(1)).writes)
+		})
+	}
+}
+
 // MaxLifetime bounds what comes from the second level, too; and a Tier need not know how long.
 func TestTierLifetimes(t *testing.T) {
 	next := newShelf()

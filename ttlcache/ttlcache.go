@@ -542,6 +542,7 @@ func (c *Cache[K, V]) dropLocal(h uint64, k K, negative bool) {
 	s := c.lockFor(h)
 	out := c.departures(s)
 	s.flights.Overtake(k)
+	delete(s.writes, k)
 	if negative && c.negatives != nil {
 		c.negatives.delete(h, k)
 	}
@@ -586,6 +587,7 @@ func (c *Cache[K, V]) Clear() {
 	}
 	c.each(func(s *shard[K, V], out *departures[K, V]) {
 		s.flights.OvertakeAll()
+		clear(s.writes)
 		s.core.clear(now, out)
 	})
 }

@@ -96,7 +96,7 @@ func (c *Cache[K, V]) writeHeld(ctx context.Context, h uint64, w Write[K, V], tt
 	k := w.Key
 	done := false
 	defer func() {
-		if !done { // it failed, or panicked: what there is elsewhere is not known
+		if !done { // it failed, or panicked, or is outdated: what there is elsewhere is not known
 			c.dropLocal(h, k, true)
 		}
 	}()
@@ -124,16 +124,48 @@ func (c *Cache[K, V]) writeHeld(ctx context.Context, h uint64, w Write[K, V], tt
 	now := c.clock.Now()
 	o := c.offer(now, ttl, weight)
 	if c.tier != nil {
+		c.beginWrite(h, k)
 		if err := c.tier.set(ctx, k, w.Value, o.deadline); err != nil {
 			return false, err
 		}
 	}
+	var outdated bool
+	if stored, outdated = c.setWritten(h, k, w.Value, o, now); outdated {
+		return false, nil
+	}
 	done = true
-	stored = c.setLocal(h, k, w.Value, o, now)
 	if !stored && c.config.Store == nil {
 		return false, ErrTooHeavy
 	}
 	return stored, nil
+}
+
+// setWritten sets what was written elsewhere here, unless it is outdated already.
+func (c *Cache[K, V]) setWritten(h uint64, k K, v V, o offer, now int64) (stored, outdated bool) {
+	s := c.lockFor(h)
+	out := c.departures(s)
+	if c.tier != nil {
+		_, ok := s.writes[k]
+		outdated = !ok
+		delete(s.writes, k)
+	}
+	if !outdated {
+		stored = c.setLocked(s, h, k, v, o, now, out)
+	}
+	s.lock.Unlock()
+	c.report(s, out)
+	return stored, outdated
+}
+
+// beginWrite says that k is being written to the second level. Another process may change k there
+// after that, and its message may come before the value is set here: then it must not be.
+func (c *Cache[K, V]) beginWrite(h uint64, k K) {
+	s := c.lockFor(h)
+	defer s.lock.Unlock()
+	if s.writes == nil {
+		s.writes = map[K]struct{}{}
+	}
+	s.writes[k] = struct{}{}
 }
 
 // toStore makes a change in the Store, or sees to it that it will be made.
