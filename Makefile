@@ -26,8 +26,8 @@ export MODULES
 # What the checks need besides Go, as command=debian-packages.
 NEEDS := git=git gcc=gcc,libc6-dev
 # What the tests with the build tag "servers" need, in the same form; they start their
-# servers themselves. For example: redis-server=redis-server
-SERVERS :=
+# servers themselves.
+SERVERS := redis-server=redis-server
 
 BENCH ?= .
 BENCHTIME ?= 1s

@@ -18,9 +18,9 @@ type Config[K comparable, V any] struct {
 	_ struct{}
 
 	// Client is the client, which the Tier does not close. All kinds will do: single server,
-	// Sentinel, Cluster. Reads wait for Redis as long as its options say, in the default
-	// 3 seconds and 3 retries: for a cache, shorter timeouts, MaxRetries: -1 and
-	// ContextTimeoutEnabled: true are to be recommended.
+	// Sentinel, Cluster. Callers wait for Redis as long as its options say, which is seconds
+	// when it is down. For a cache they should say MaxRetries: -1, DialerRetries: 1,
+	// ContextTimeoutEnabled: true, and short DialTimeout, ReadTimeout and WriteTimeout.
 	Client redis.UniversalClient
 
 	// Prefix begins every key in Redis, and names the channel for messages. Caches
@@ -139,9 +139,12 @@ func (t *Tier[K, V]) Get(ctx context.Context, k K) (v V, remaining time.Duration
 	if err != nil {
 		return v, 0, false, fmt.Errorf("redistier: Get %q: %w", key, err)
 	}
+	if len(reply) != 2 {
+		return v, 0, false, fmt.Errorf("redistier: Get %q: the server's answer has %d parts, want 2", key, len(reply))
+	}
 	data, ok1 := reply[0].(string)
 	left, ok2 := reply[1].(int64)
-	if len(reply) != 2 || !ok1 || !ok2 {
+	if !ok1 || !ok2 {
 		return v, 0, false, fmt.Errorf("redistier: Get %q: the server's answer is %T, %T", key, reply[0], reply[1])
 	}
 	if v, err = t.coding.decode(data); err != nil {
