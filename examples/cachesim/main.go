@@ -1,9 +1,11 @@
 // Command cachesim answers: which policy, and how big a cache, does my workload
 // need? It replays the requests of a log or a trace through the caches of
-// package lru at several sizes, and prints their hit ratios and the smallest
-// size that reaches a target. Without input it makes a workload of its own.
+// packages lru and lfu, or with expiry as in ttlcache, at several sizes, and prints
+// their hit ratios and the smallest size that reaches a target. Without input it makes a
+// workload of its own.
 //
 //	go run ./examples/cachesim
+//	go run ./examples/cachesim -ttl 1m -rate 1000
 //	go run ./examples/cachesim -trace access.log -field 7
 package main
 
@@ -13,11 +15,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
@@ -35,6 +39,8 @@ const (
 	// defaultRequests are so many that the ratios are steady, and so few that
 	// the first run takes seconds.
 	defaultRequests = 1_000_000
+	// defaultRate is that of the mean web service.
+	defaultRate = 1000
 )
 
 const usage = `Which policy, and how big a cache, does my workload need?
@@ -43,6 +49,7 @@ const usage = `Which policy, and how big a cache, does my workload need?
   cachesim -trace access.log -field 7    a log: the key is the 7th field of each line
   cachesim -trace keys.txt.gz            one key a line; gzip is recognised
   cachesim -trace - < keys.txt           standard input
+  cachesim -ttl 10m -rate 500            entries expire; 500 requests come in a second
 
 Flags:
 `
@@ -55,6 +62,8 @@ type settings struct {
 	seed     uint64
 	sizes    []size
 	shards   int
+	ttl      time.Duration // 0: entries do not expire
+	rate     float64       // requests a second, with a ttl
 	target   float64
 	plot     bool
 	svg      string
@@ -138,6 +147,8 @@ func parse(args []string) (s settings, help string, err error) {
 		})
 	flags.IntVar(&s.shards, "shards", 0, "give the concurrent LRU `N` shards, rounded up to a power of two\n"+
 		"(default: what package lru chooses)")
+	flags.DurationVar(&s.ttl, "ttl", 0, "let entries expire after a `DURATION` such as 10m, as in package ttlcache")
+	flags.Float64Var(&s.rate, "rate", defaultRate, "with -ttl: how many requests come in a second")
 	flags.Func("target", "find the smallest cache with a hit `RATIO` of at least this; 0.8 or more is a rule\n"+
 		"of thumb for a cache in front of a database (default 0.8)",
 		func(v string) (err error) {
@@ -169,6 +180,14 @@ func parse(args []string) (s settings, help string, err error) {
 		return s, "", fmt.Errorf("-requests must be at least 1, got %d", s.requests)
 	case s.shards < 0:
 		return s, "", fmt.Errorf("-shards must be at least 1, or 0 for the default, got %d", s.shards)
+	case s.ttl < 0 || given["ttl"] && s.ttl == 0:
+		return s, "", fmt.Errorf("-ttl must be above 0, got %v", s.ttl)
+	case !(s.rate > 0) || math.IsInf(s.rate, 1):
+		return s, "", fmt.Errorf("-rate must be above 0 and finite, got %v", s.rate)
+	case given["rate"] && s.ttl == 0:
+		return s, "", errors.New("-rate needs a -ttl")
+	case given["shards"] && s.ttl > 0:
+		return s, "", errors.New("-shards is for caches without -ttl, which is replayed with one shard")
 	case given["trace"] && given["seed"]:
 		return s, "", errors.New("-seed is for the synthetic workload, not for a -trace")
 	}

@@ -25,6 +25,8 @@ type policy struct {
 	curve func(keys []uint64) curve
 	// bound marks what is no policy to choose but a limit for all of them.
 	bound bool
+	// note says what a bound is, if it is not that of all policies.
+	note string
 }
 
 // policies is the table of everything that is compared; a new policy is a new

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -37,7 +38,9 @@ func (r *report) write(w io.Writer) error {
 			return err
 		}
 	}
-	if r.need == 0 {
+	if r.need == 0 && r.ttl > 0 && r.requests > r.distinct {
+		fmt.Fprint(&b, "\nNo entry lives until its key is asked for again: no cache helps with this -ttl.\n")
+	} else if r.need == 0 {
 		fmt.Fprint(&b, "\nNo key is asked for twice: no cache helps this workload.\n")
 	} else {
 		r.writeSearch(&b)
@@ -54,8 +57,12 @@ func (r *report) writeWorkload(b *bytes.Buffer) {
 	}
 	fmt.Fprintf(b, "Workload   %s%s\n", r.workload(), hint)
 	fmt.Fprintf(b, "Requests   %s, for %s distinct keys\n", group(r.requests), group(r.distinct))
-	fmt.Fprintf(b, "Hits       at most %s %%: the first request for a key misses in every cache\n",
-		percent(ratio(r.requests-r.distinct, r.requests)))
+	why := "the first request for a key misses in every cache"
+	if r.ttl > 0 {
+		fmt.Fprintf(b, "Entries    expire after %v, or %s requests at %s a second\n", r.ttl, group(r.life()), short(r.rate))
+		why = "the first request for a key misses, and one after expiry"
+	}
+	fmt.Fprintf(b, "Hits       at most %s %%: %s\n", percent(ratio(r.most, r.requests)), why)
 }
 
 func (r *report) workload() string {
@@ -109,7 +116,7 @@ func (r *report) writeSearch(b *bytes.Buffer) {
 		}
 		note := fmt.Sprintf("%7.1f M requests/s", w.speed/1e6)
 		if w.bound {
-			note = "no policy can do better"
+			note = cmp.Or(w.note, "no policy can do better")
 		}
 		fmt.Fprintf(b, "  %-19s%18s  %-10s  %s\n", w.name, found, how, note)
 	}

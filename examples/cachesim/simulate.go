@@ -13,6 +13,7 @@ type report struct {
 	settings
 	requests int
 	distinct int
+	most     int // hits that are possible with room for everything
 	sizes    []int
 	rows     []row
 	// need is the number of hits asked for, with the reason if that is not the
@@ -30,6 +31,9 @@ type row struct {
 	exact    bool    // whether smallest is known to the entry
 }
 
+// life is the time to live in requests.
+func (s settings) life() int { return lifetime(s.ttl, s.rate) }
+
 // searchReplays is about how many replays one search takes; for the bar only.
 const searchReplays = 8
 
@@ -41,8 +45,17 @@ func simulate(s settings, keys []uint64, bar *progress) (*report, error) {
 		distinct: distinct,
 		sizes:    ladder(s.sizes, distinct),
 	}
-	r.need, r.lower = attainable(s.target, r.requests, r.distinct)
+	r.most = r.requests - r.distinct
 	table := policies(s.shards)
+	if s.ttl > 0 {
+		table = expiringPolicies(s)
+		// With room for everything, an entry is missed only when it has expired.
+		var err error
+		if r.most, err = expiring(s.life())(keys, distinct, func(int) {}); err != nil {
+			return nil, err
+		}
+	}
+	r.need, r.lower = attainable(s.target, r.requests, r.requests-r.most)
 	bar.plan(len(table) * (len(r.sizes) + searchReplays) * len(keys))
 	for _, p := range table {
 		bar.describe(fmt.Sprintf("%-19s", p.name))
@@ -66,11 +79,11 @@ func simulate(s settings, keys []uint64, bar *progress) (*report, error) {
 	return r, nil
 }
 
-// attainable returns the hits that a target ratio takes. The first request for
-// a key misses in every cache, so no more than requests-distinct can hit; a
-// target beyond that is replaced by 90 % of what is possible, and lower is set.
-func attainable(target float64, requests, distinct int) (need int, lower bool) {
-	most := requests - distinct
+// attainable returns the hits that a target ratio takes. Some requests miss in every
+// cache: the first one for each key, and those that come when the entry has expired. A
+// target beyond what is left is replaced by 90 % of that, and lower is set.
+func attainable(target float64, requests, misses int) (need int, lower bool) {
+	most := requests - misses
 	if ratio(most, requests) < target {
 		return int(math.Ceil(0.9 * float64(most))), true
 	}
