@@ -165,15 +165,15 @@ func BenchmarkExpireChurn(b *testing.B) {
 	}
 	keys := keysOf(4 * capacity)
 	for r := range *rounds {
-		for i := range expiring {
+		for i := range len(expiring) + 1 {
 			in := append(slices.Clip(expiring), unbounded)[(i+r)%(len(expiring)+1)]
+			before := heap()
 			c, ok := in.make(b, capacity).(timed)
 			if !ok {
 				continue
 			}
 			b.Run(fmt.Sprintf("impl=%s/round=%d", in.name, r+1), func(b *testing.B) {
 				b.ReportAllocs()
-				before := heap()
 				var hits, goroutines atomic.Int64
 				b.RunParallel(func(pb *testing.PB) {
 					rng := rand.New(rand.NewPCG(uint64(goroutines.Add(1)), 1))

@@ -102,9 +102,7 @@ func (c *Cache[K, V]) weighUp(s *shard[K, V], n uint32) weighed {
 	if deadline == never {
 		return weighed{usable: true}
 	}
-	soon := c.clock.Soon()
-	early := deadline - c.leadTime(s, n)
-	if early > soon {
+	if deadline-c.leadTime(s, n, maxDraw) > c.clock.Soon() {
 		if c.config.Sliding {
 			c.slide(s, n, deadline)
 		}
@@ -113,6 +111,7 @@ func (c *Cache[K, V]) weighUp(s *shard[K, V], n uint32) weighed {
 	now := c.clock.Now()
 	switch {
 	case deadline > now:
+		early := deadline - c.leadTime(s, n, -math.Log(1-rand.Float64()))
 		if c.config.Sliding {
 			c.slide(s, n, deadline)
 		}
@@ -130,18 +129,21 @@ func (c *Cache[K, V]) weighUp(s *shard[K, V], n uint32) weighed {
 	return weighed{}
 }
 
-// leadTime returns how long before its time to live ends entry n is to be loaded again, in ns;
-// with XFetch, that is another time for each call.
-func (c *Cache[K, V]) leadTime(s *shard[K, V], n uint32) int64 {
+// maxDraw is at least the largest -ln(u) for a u in (0, 1] of 53 bits.
+const maxDraw = 37
+
+// leadTime returns how long before its time to live ends entry n is to be loaded again, in ns.
+// For XFetch that depends on a draw from the exponential distribution, -ln(u) with u uniform
+// in (0, 1]: a load is due if now + Δ·β·draw ≥ deadline.
+func (c *Cache[K, V]) leadTime(s *shard[K, V], n uint32, draw float64) int64 {
 	lead := 0.0
 	if c.config.RefreshAhead > 0 {
 		ttl := float64(s.core.ttl(n))
 		lead = ttl - math.Round(c.config.RefreshAhead*ttl)
 	}
 	if c.config.XFetchBeta > 0 {
-		// A load is due if now - Δ·β·ln(u) ≥ deadline, with u uniform in (0, 1].
 		delta := 1000 * float64(s.core.columns.costs[n])
-		lead = max(lead, -delta*c.config.XFetchBeta*math.Log(1-rand.Float64()))
+		lead = max(lead, delta*c.config.XFetchBeta*draw)
 	}
 	if lead >= never {
 		return never

@@ -38,8 +38,8 @@ func TestNothingIsLost(t *testing.T) {
 		hurry   bool
 	}{
 		"some retries":    {100_000, 0.3, 3, false},
-		"hardly any":      {20_000, 0.7, 1, false},
-		"close in a rush": {20_000, 0.3, 3, true},
+		"hardly any":      {5_000, 0.7, 1, false},
+		"close in a rush": {5_000, 0.3, 3, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := settings{views: test.views, pages: test.views / 5, writers: 8, fail: test.fail}
