@@ -41,7 +41,7 @@ type spec struct {
 	moving   bool // a use or a touch may put deadlines off, up to a limit for each entry
 	holding  bool
 	costing  bool
-	plain    bool  // none of these, nor jitter: see core.plain
+	plain    bool  // none of these: see core.plain
 	ttl      int64 // nominal, of an entry for which none is given; never: none
 	window   int64 // for which an entry is stale before it is dead
 }
@@ -274,7 +274,16 @@ func (c *core[K, V]) insert(h uint32, k K, v V, o offer, now int64, out *departu
 			}
 		}
 	} else if uint64(c.arena.Len()) == c.capacity && c.expireSome(now, out) == 0 {
-		c.evict(c.arena.Back(), out)
+		last := c.arena.Back()
+		if out != nil {
+			out.Add(*c.arena.Key(last), c.arena.Value(last).value, Evicted)
+		}
+		c.evictions++
+		before := c.dead(last)
+		c.arena.ReplaceBack(h, k, item[V]{v, o.latest})
+		c.note(last, o)
+		c.schedule(last, before)
+		return
 	}
 	c.grow()
 	n := c.arena.Insert(h, k, item[V]{v, o.latest})

@@ -84,7 +84,7 @@ func New[K comparable, V any](config Config[K, V]) (*Cache[K, V], error) {
 		ttl:      config.ttlOf(0),
 		window:   int64(max(config.StaleWhileRevalidate, config.StaleIfError)),
 	}
-	c.spec.plain = !c.spec.weighted && !c.spec.moving && !c.spec.holding && config.Jitter == 0 && config.OnRemove == nil
+	c.spec.plain = !c.spec.weighted && !c.spec.moving && !c.spec.holding && config.OnRemove == nil
 	c.clock.Init()
 	c.capacity.Store(int64(config.Capacity))
 	c.initShards(procs)
@@ -378,6 +378,9 @@ func (c *Cache[K, V]) setPlain(h uint64, k K, v V) {
 	ttl := c.spec.ttl
 	now := c.now(ttl)
 	deadline := sum(now, ttl)
+	if c.config.Jitter > 0 {
+		deadline = sum(now, c.jittered(ttl))
+	}
 	s := &c.shards[uint32(h>>32)&uint32(len(c.shards)-1)]
 	if s.lock.Lock() {
 		s.tidy()
