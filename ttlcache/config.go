@@ -103,7 +103,9 @@ type Config[K comparable, V any] struct {
 
 	// RefreshAhead is the share of the time to live, between 0 and 1, after which the next
 	// GetOrLoad has the entry loaded again in the background, so that nobody waits for keys
-	// that are in use. 0: not at all.
+	// that are in use. 0: not at all. With Jitter, the share is that of the shortest time
+	// to live that an entry may have. With Sliding, what is in use all the time never comes
+	// near its end, and is not loaded again before MaxLifetime.
 	RefreshAhead float64
 
 	// XFetchBeta turns on probabilistic early expiration (A. Vattani, F. Chierichetti and K.
@@ -111,7 +113,8 @@ type Config[K comparable, V any] struct {
 	// has an entry loaded again in the background with a chance that rises as its end comes
 	// nearer, the earlier the longer the last load took. 1 is the paper's optimum,
 	// more is earlier, 0 turns it off. It spreads the loads of many processes that share
-	// a source, which RefreshAhead does not.
+	// a source, which RefreshAhead does not. What came from the second level has taken no time
+	// to load, and is not loaded early.
 	XFetchBeta float64
 
 	// MaxConcurrentRefresh is the number of loads in the background at one time. What would
@@ -146,7 +149,9 @@ type Config[K comparable, V any] struct {
 	Batch BatchConfig
 
 	// OnWriteError, if not nil, is told of each batch of writes that WriteBehind has given up,
-	// with the error. Who has none gets them as the error of Flush or Close.
+	// with the error; they are then not in the error of Flush or Close. It is called on the
+	// goroutine that writes, so it must not write through the cache, which may have to wait
+	// for that.
 	OnWriteError func([]Write[K, V], error)
 
 	// Next is a second level, such as Redis, shared by many processes: see Tier. Nil: none.

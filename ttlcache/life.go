@@ -75,7 +75,8 @@ func (l *life) close() bool {
 //
 // It returns what could not be done, joined in one error: the error of ctx, a *WriteError with all
 // writes that were acknowledged and are not in the Store, and an *InvalidationError with the
-// keys that could not be removed from the second level. To call Close again waits for the
+// keys that could not be removed from the second level. (What OnWriteError was told of is not
+// among them.) A Loader, Store or hook must not call Close, which would wait for it. To call Close again waits for the
 // first call and returns what that does.
 func (c *Cache[K, V]) Close(ctx context.Context) error {
 	l := &c.life
@@ -91,6 +92,9 @@ func (c *Cache[K, V]) Close(ctx context.Context) error {
 	var errs []error
 	if c.tier != nil {
 		c.tier.unsubscribe()
+	}
+	if c.queue != nil {
+		c.queue.hurry()
 	}
 	select {
 	case <-l.idle:

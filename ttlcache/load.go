@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -76,17 +77,38 @@ func (c *Cache[K, V]) load(ctx context.Context, h uint64, k K) (V, error) {
 	if err := ctx.Err(); err != nil {
 		return none, err
 	}
-	s, out, f := c.begin(ctx, h, k, nil)
+	if k != k {
+		return none, ErrKey
+	}
+	s := c.of(h)
+	out := c.departures(s)
+	f := c.begin(ctx, s, h, k, nil, out)
+	if f.run != nil {
+		// Before the report: the load is on its way even if the user's function panics.
+		c.fly(f.run, []*loading[K, V]{f.call}, how{})
+	}
 	c.report(s, out)
 	switch {
 	case f.err != nil:
 		return none, f.err
 	case f.call == nil:
 		return f.value, nil
-	case f.run != nil:
-		c.fly(f.run, []*loading[K, V]{f.call}, how{})
 	}
-	o, err := f.call.Wait(ctx)
+	return c.wait(ctx, h, f.call)
+}
+
+// wait waits for a call.
+func (c *Cache[K, V]) wait(ctx context.Context, h uint64, call *loading[K, V]) (V, error) {
+	o, err := call.Wait(ctx)
+	if err != nil && ctx.Err() == nil && c.config.StaleIfError > 0 {
+		// If the load itself has failed, it has looked for a stale value. But it may have
+		// run out of time, and may go on for ever.
+		l := loaded[V]{err: err}
+		s := c.lockFor(h)
+		defer s.lock.Unlock()
+		c.rescue(s, h, call.Key, &l)
+		return l.value, l.err
+	}
 	return o.value, err
 }
 
@@ -115,25 +137,24 @@ type found[K comparable, V any] struct {
 
 // begin looks for k again, now under the lock, and joins the load of k that is under way, or
 // starts one: with run, or with one of its own if that is nil.
-func (c *Cache[K, V]) begin(ctx context.Context, h uint64, k K, run *flight.Run) (s *shard[K, V], out *departures[K, V], f found[K, V]) {
-	s = c.lockFor(h)
+func (c *Cache[K, V]) begin(ctx context.Context, s *shard[K, V], h uint64, k K, run *flight.Run, out *departures[K, V]) (f found[K, V]) {
+	s.lockAll()
 	defer s.lock.Unlock()
-	out = c.departures(s)
 	if c.known(s, h, k, &f, out) {
-		return s, out, f
+		return f
 	}
 	if f.call = s.flights.Join(k); f.call != nil {
-		return s, out, f
+		return f
 	}
 	if !c.life.begin() {
 		f.err = ErrClosed
-		return s, out, f
+		return f
 	}
 	if f.run = run; run == nil {
 		f.run = c.newRun(ctx, false)
 	}
 	f.call = s.flights.Start(k, f.run, true)
-	return s, out, f
+	return f
 }
 
 func (c *Cache[K, V]) newRun(ctx context.Context, wanted bool) *flight.Run {
@@ -147,18 +168,8 @@ func (c *Cache[K, V]) known(s *shard[K, V], h uint64, k K, f *found[K, V], out *
 		f.value = s.core.arena.Value(n).value
 		return true
 	}
-	if c.queue != nil {
-		if w, ok := c.queue.get(k); ok {
-			if w.Deleted {
-				f.err = ErrNotFound
-				return true
-			}
-			// The entry had to leave before the Store had it.
-			now := c.clock.Now()
-			s.core.set(uint32(h), k, w.Value, c.offer(now, w.ttl, w.weight), now, out)
-			f.value = w.Value
-			return true
-		}
+	if c.queued(s, h, k, f, out) {
+		return true
 	}
 	if c.negatives != nil && c.ahead(c.negatives.deadline(h, k)) {
 		c.counters.negative.Add(1)
@@ -168,11 +179,31 @@ func (c *Cache[K, V]) known(s *shard[K, V], h uint64, k K, f *found[K, V], out *
 	return false
 }
 
+// queued reports whether the last write of k is still on its way to the Store: what could be
+// loaded from there is older. The shard is locked.
+func (c *Cache[K, V]) queued(s *shard[K, V], h uint64, k K, f *found[K, V], out *departures[K, V]) bool {
+	if c.queue == nil {
+		return false
+	}
+	w, ok := c.queue.get(k)
+	switch {
+	case !ok:
+		return false
+	case w.Deleted:
+		f.err = ErrNotFound
+	default:
+		// If the entry has left, it comes back.
+		now := c.clock.Now()
+		s.core.set(uint32(h), k, w.Value, c.offer(now, w.ttl, w.weight), now, out)
+		f.value = w.Value
+	}
+	return true
+}
+
 // How a load is to be done.
 type how struct {
 	background bool
-	bypass     bool          // the second level is left out
-	gate       chan struct{} // if not nil, has room for as many as may load at one time
+	bypass     bool // the second level is left out
 }
 
 // fly runs the load of calls, which have been started with run. The cache's life was begun for
@@ -183,14 +214,6 @@ func (c *Cache[K, V]) fly(run *flight.Run, calls []*loading[K, V], how how) {
 	run.Go(func(ctx context.Context) error {
 		if len(calls) > 1 {
 			return c.loadMany(ctx, calls, results)
-		}
-		if how.gate != nil {
-			select {
-			case how.gate <- struct{}{}:
-				defer func() { <-how.gate }()
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
 		}
 		c.loadOne(ctx, calls[0], how, &results[0])
 		return nil
@@ -247,6 +270,9 @@ type loaded[V any] struct {
 	ttl  int64 // nominal; unkept: it is not to be kept
 	cost int64 // ns that the loader took
 	left int64 // from the second level: what is left of its time to live there; 0: from a loader
+
+	missed bool   // the second level was asked, and has nothing
+	lease  string // of the second level, see Leaser
 }
 
 const unkept = -1
@@ -258,6 +284,9 @@ func (l *loaded[V]) kept() bool { return l.err == nil && l.ttl != unkept }
 func (c *Cache[K, V]) loadOne(ctx context.Context, call *loading[K, V], how how, l *loaded[V]) {
 	k := call.Key
 	h := c.hash(k)
+	if c.tier != nil && how.bypass {
+		c.tier.lease(ctx, k, l)
+	}
 	if c.tier == nil || how.bypass || !c.tier.load(ctx, k, l, c.longerThan(h, k, how)) {
 		c.callLoader(ctx, k, l)
 	}
@@ -305,7 +334,7 @@ func (c *Cache[K, V]) callBulkLoader(ctx context.Context, keys []K, results []lo
 // took notes what a loader has returned for a key.
 func (c *Cache[K, V]) took(l *loaded[V], e Entry[V], err error, start int64) {
 	now := c.clock.Now()
-	*l = loaded[V]{at: now, cost: now - start, err: err}
+	*l = loaded[V]{at: now, cost: now - start, err: err, missed: l.missed, lease: l.lease}
 	switch {
 	case errors.Is(err, ErrNotFound):
 		c.counters.notFound.Add(1)
@@ -321,6 +350,9 @@ func (c *Cache[K, V]) took(l *loaded[V], e Entry[V], err error, start int64) {
 // loadMany loads the keys of calls, which are more than one, and keeps what it finds.
 func (c *Cache[K, V]) loadMany(ctx context.Context, calls []*loading[K, V], results []loaded[V]) error {
 	if c.tier != nil {
+		for i := range results {
+			results[i].err = flight.ErrGoexit // what is left if the Tier calls runtime.Goexit
+		}
 		err := inParallel(len(calls), func(i int) {
 			if !c.tier.load(ctx, calls[i].Key, &results[i], 0) {
 				results[i].ttl = unkept
@@ -341,7 +373,7 @@ func (c *Cache[K, V]) loadMany(ctx context.Context, calls []*loading[K, V], resu
 	if len(keys) > 0 {
 		some := make([]loaded[V], len(keys))
 		for i, to := range at {
-			some[i].err = results[to].err
+			some[i] = results[to]
 		}
 		c.callBulkLoader(ctx, keys, some)
 		for i, to := range at {
@@ -370,7 +402,11 @@ func inParallel(n int, f func(i int)) error {
 		wg.Go(func() {
 			defer func() {
 				if v := recover(); v != nil {
-					failed.CompareAndSwap(nil, &PanicError{Value: v, Stack: debug.Stack()})
+					p, ok := v.(*PanicError)
+					if !ok {
+						p = &PanicError{Value: v, Stack: debug.Stack()}
+					}
+					failed.CompareAndSwap(nil, p)
 				}
 			}()
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
@@ -404,17 +440,38 @@ func (c *Cache[K, V]) keep(ctx context.Context, h uint64, call *loading[K, V], h
 			}
 		}
 	}
+	out := c.newDepartures()
+	defer c.reportAll(out) // when the key is unlocked
 	if c.slow {
 		if c.keys.Lock(ctx, k) != nil {
 			return // there is no time left to keep it
 		}
 		defer c.keys.Unlock(k)
-		if c.tier != nil && l.left == 0 && l.kept() && c.valid(h, call) {
-			c.tier.fill(ctx, k, l.value, o.deadline, how.bypass)
+		if c.tier != nil && l.left == 0 && c.valid(h, call) && !c.keepInTier(ctx, h, k, how, l, o) {
+			c.overtake(h, k)
 		}
 	}
-	s, out := c.keepLocked(h, call, l, o)
-	c.report(s, out)
+	c.keepLocked(h, call, l, o, out)
+}
+
+// keepInTier makes the second level have what was loaded. It returns false if somebody has
+// changed it there since the load began, so that what was loaded may be outdated.
+func (c *Cache[K, V]) keepInTier(ctx context.Context, h uint64, k K, how how, l *loaded[V], o offer) bool {
+	switch {
+	case l.kept():
+		return c.tier.fill(ctx, k, l, o.deadline, how.bypass)
+	case (l.err == nil || errors.Is(l.err, ErrNotFound)) && !l.missed:
+		// What is there does not exist any more, or is outdated.
+		_ = c.tier.delete(ctx, k) // if that fails, and there is no room to remember it, it expires
+	}
+	return true
+}
+
+// overtake sees to it that what is being loaded for k is not kept.
+func (c *Cache[K, V]) overtake(h uint64, k K) {
+	s := c.lockFor(h)
+	defer s.lock.Unlock()
+	s.flights.Overtake(k)
 }
 
 // valid reports whether what is loaded for call may be kept.
@@ -426,14 +483,13 @@ func (c *Cache[K, V]) valid(h uint64, call *loading[K, V]) bool {
 
 // keepLocked keeps what was loaded for call in memory, unless it was overtaken, and ends the
 // call in the same step.
-func (c *Cache[K, V]) keepLocked(h uint64, call *loading[K, V], l *loaded[V], o offer) (*shard[K, V], *departures[K, V]) {
+func (c *Cache[K, V]) keepLocked(h uint64, call *loading[K, V], l *loaded[V], o offer, out *departures[K, V]) {
 	k := call.Key
 	s := c.lockFor(h)
 	defer s.lock.Unlock()
-	out := c.departures(s)
 	if !s.flights.End(call) {
 		c.rescue(s, h, k, l)
-		return s, out
+		return
 	}
 	now := c.clock.Now()
 	switch {
@@ -455,7 +511,6 @@ func (c *Cache[K, V]) keepLocked(h uint64, call *loading[K, V], l *loaded[V], o 
 		}
 		c.rescue(s, h, k, l)
 	}
-	return s, out
 }
 
 // rescue gives the callers of a load that has failed the value that is there, if it is fresh
@@ -468,6 +523,7 @@ func (c *Cache[K, V]) rescue(s *shard[K, V], h uint64, k K, l *loaded[V]) {
 	if n == 0 || !c.ahead(sum(s.core.deadline(n), int64(c.config.StaleIfError))) {
 		return
 	}
+	s.core.columns.hold[n].Store(sum(c.clock.Now(), int64(c.config.RetryDelay)))
 	l.value, l.failed, l.err = s.core.arena.Value(n).value, l.err, nil
 	c.counters.staleOnError.Add(1)
 }
@@ -488,10 +544,19 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, k K) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if k != k {
+		return ErrKey
+	}
 	h := c.hash(k)
 	s := c.lockFor(h)
 	arrived := s.flights.Started()
 	for {
+		if c.queue != nil {
+			if _, ok := c.queue.get(k); ok { // there is nothing newer
+				s.lock.Unlock()
+				return nil
+			}
+		}
 		call := s.flights.Join(k)
 		if call != nil && call.Number >= arrived {
 			s.lock.Unlock()
@@ -558,61 +623,81 @@ func (c *Cache[K, V]) GetOrLoadAll(ctx context.Context, keys []K) (map[K]V, erro
 
 // loadAll adds the values under keys to result, which were not found in memory.
 func (c *Cache[K, V]) loadAll(ctx context.Context, keys []K, result map[K]V) error {
-	waits := make([]*loading[K, V], 0, len(keys))
-	var bulk []*loading[K, V]
-	var run *flight.Run // of them
-	if c.config.BulkLoader != nil {
-		run = c.newRun(ctx, false)
-	}
-	gate := make(chan struct{}, parallel)
 	seen := make(map[K]bool, len(keys))
-	var errs []error
-	for _, k := range keys {
-		if seen[k] {
-			continue
-		}
+	keys = slices.DeleteFunc(keys, func(k K) bool {
+		again := seen[k]
 		seen[k] = true
-		s, out, f := c.begin(ctx, c.hash(k), k, run)
-		c.report(s, out)
+		return again
+	})
+	outcomes := make([]loaded[V], len(keys))
+	if c.config.BulkLoader != nil {
+		c.loadInBulk(ctx, keys, outcomes)
+	} else {
+		for i := range outcomes {
+			outcomes[i].err = flight.ErrGoexit // what is left if the Loader calls runtime.Goexit
+		}
+		err := inParallel(len(keys), func(i int) {
+			outcomes[i].value, outcomes[i].err = c.load(ctx, c.hash(keys[i]), keys[i])
+		})
+		if err != nil {
+			panic(err)
+		}
+	}
+	var errs []error
+	for i, o := range outcomes {
 		switch {
-		case errors.Is(f.err, ErrNotFound):
-		case f.err != nil:
-			errs = append(errs, &KeyError[K]{k, f.err})
-		case f.call == nil:
-			result[k] = f.value
-		default:
-			waits = append(waits, f.call)
-			switch {
-			case f.run == nil: // somebody else has it loaded
-			case f.run == run:
-				bulk = append(bulk, f.call)
-			default:
-				c.fly(f.run, []*loading[K, V]{f.call}, how{gate: gate})
-			}
-		}
-	}
-	switch {
-	case len(bulk) > 0:
-		c.fly(run, bulk, how{})
-	case run != nil:
-		run.Cancel(context.Canceled) // it was not needed
-	}
-	defer func() { // if a load has panicked, the others are not waited for
-		for _, call := range waits {
-			call.Release()
-		}
-	}()
-	for len(waits) > 0 {
-		call := waits[0]
-		waits = waits[1:]
-		switch o, err := call.Wait(ctx); {
-		case err == nil:
-			result[call.Key] = o.value
-		case !errors.Is(err, ErrNotFound):
-			errs = append(errs, &KeyError[K]{call.Key, err})
+		case o.err == nil:
+			result[keys[i]] = o.value
+		case o.err == flight.ErrGoexit:
+			runtime.Goexit()
+		case !errors.Is(o.err, ErrNotFound):
+			errs = append(errs, &KeyError[K]{keys[i], o.err})
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// loadInBulk loads keys, which are distinct, with one call of the BulkLoader for those that nobody
+// else has loaded at the moment.
+func (c *Cache[K, V]) loadInBulk(ctx context.Context, keys []K, outcomes []loaded[V]) {
+	waits := make([]*loading[K, V], len(keys))
+	var mine []*loading[K, V]
+	run := c.newRun(ctx, false)
+	out := c.newDepartures()
+	for i, k := range keys {
+		if k != k {
+			outcomes[i].err = ErrKey
+			continue
+		}
+		h := c.hash(k)
+		f := c.begin(ctx, c.of(h), h, k, run, out)
+		outcomes[i].value, outcomes[i].err = f.value, f.err
+		waits[i] = f.call
+		if f.run != nil {
+			mine = append(mine, f.call)
+		}
+	}
+	if len(mine) > 0 {
+		c.fly(run, mine, how{})
+	} else {
+		run.Cancel(context.Canceled) // it was not needed
+	}
+	next := 0
+	defer func() { // if a load has panicked, the others are not waited for
+		for _, call := range waits[next:] {
+			if call != nil {
+				call.Release()
+			}
+		}
+	}()
+	c.reportAll(out)
+	for next < len(waits) {
+		i, call := next, waits[next]
+		next++
+		if call != nil {
+			outcomes[i].value, outcomes[i].err = c.wait(ctx, c.hash(keys[i]), call)
+		}
+	}
 }
 
 // A KeyError says for which key GetOrLoadAll has failed.

@@ -83,10 +83,10 @@ func (c *Cache[K, V]) getEagerLocked(ctx context.Context, h uint64, k K) (v V, o
 		s.core.misses++
 	}
 	s.lock.Unlock()
-	c.report(s, out)
 	if start {
 		c.startRefresh(ctx, h, k)
 	}
+	c.report(s, out)
 	return v, ok
 }
 
@@ -138,7 +138,12 @@ const maxDraw = 37
 func (c *Cache[K, V]) leadTime(s *shard[K, V], n uint32, draw float64) int64 {
 	lead := 0.0
 	if c.config.RefreshAhead > 0 {
+		// Of the shortest time that the entry may have, or it would be loaded all the time.
 		ttl := float64(s.core.ttl(n))
+		if c.config.MaxLifetime > 0 {
+			ttl = min(ttl, float64(c.config.MaxLifetime))
+		}
+		ttl *= 1 - c.config.Jitter
 		lead = ttl - math.Round(c.config.RefreshAhead*ttl)
 	}
 	if c.config.XFetchBeta > 0 {
@@ -174,6 +179,16 @@ func (c *Cache[K, V]) mayRefresh(s *shard[K, V], n uint32) bool {
 // startRefresh loads k in the background, after mayRefresh.
 func (c *Cache[K, V]) startRefresh(ctx context.Context, h uint64, k K) {
 	s := c.lockFor(h)
+	if c.queue != nil {
+		if _, ok := c.queue.get(k); ok { // there is nothing newer than what will be written
+			if n := s.core.arena.Find(uint32(h), k); n != 0 {
+				s.core.columns.hold[n].Store(sum(c.clock.Now(), int64(c.config.RetryDelay)))
+			}
+			s.lock.Unlock()
+			c.refreshing.Add(-1)
+			return
+		}
+	}
 	if s.flights.UnderWay(k) || !c.life.begin() {
 		s.lock.Unlock()
 		c.refreshing.Add(-1)
@@ -209,5 +224,5 @@ func (c *Cache[K, V]) longerThan(h uint64, k K, how how) int64 {
 	if n := s.core.arena.Find(uint32(h), k); n != 0 {
 		return sum(s.core.deadline(n), s.core.ttl(n)/16)
 	}
-	return 0
+	return 1 // anything, but the value may have to be loaded all the same
 }

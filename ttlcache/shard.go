@@ -26,8 +26,8 @@ type shard[K comparable, V any] struct {
 
 	flights flight.Group[K, outcome[V]] // guarded by lock
 
-	// writes are the keys that are being written to the second level, each by one call. Who
-	// takes one away says that what is written is outdated already. Guarded by lock.
+	// writes are the keys that are being written elsewhere, each by one call. Who takes one
+	// away says that what is written is outdated already. Guarded by lock.
 	writes map[K]struct{}
 
 	// spare is the departures of an earlier call, for its memory. It is apart from what
@@ -37,7 +37,7 @@ type shard[K comparable, V any] struct {
 	// The size is a multiple of 128 bytes where pointers have 64 bits, so that what a Set
 	// changes is on one cache line in each shard, and none of the shard before is on that
 	// one or on the one that the processor fetches with it.
-	_ [48]byte
+	_ [24]byte
 }
 
 // shards returns the number of shards: a power of two, at most the capacity.
@@ -122,13 +122,25 @@ func (c *Cache[K, V]) report(s *shard[K, V], out *departures[K, V]) {
 	}
 }
 
+// newDepartures returns a list for a call that may change several shards, or more than once.
+func (c *Cache[K, V]) newDepartures() *departures[K, V] {
+	if c.config.OnRemove == nil {
+		return nil
+	}
+	return new(departures[K, V])
+}
+
+// reportAll tells the user what has left by such a call. No lock is held.
+func (c *Cache[K, V]) reportAll(out *departures[K, V]) {
+	if out != nil {
+		out.Report(c.config.OnRemove)
+	}
+}
+
 // each calls f for each shard, locked for writing, and reports what f makes leave.
 func (c *Cache[K, V]) each(f func(s *shard[K, V], out *departures[K, V])) {
-	var out *departures[K, V]
-	if c.config.OnRemove != nil {
-		out = new(departures[K, V])
-		defer out.Report(c.config.OnRemove)
-	}
+	out := c.newDepartures()
+	defer c.reportAll(out)
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.lockAll()

@@ -21,6 +21,9 @@ import (
 
 // errors that callers can branch on
 var (
+	// ErrKey is returned by calls that load, or that write to a Store or a second level, for
+	// a key that is not equal to itself, such as NaN.
+	ErrKey = errors.New("ttlcache: the key is not equal to itself")
 	// ErrClosed is returned by calls that load or write, after Close.
 	ErrClosed = errors.New("ttlcache: the cache is closed")
 	// ErrTooHeavy is returned by calls that set a value that weighs more than its shard's
@@ -229,8 +232,16 @@ func (c *Cache[K, V]) offer(now, ttl int64, weight uint32) offer {
 
 // getLocked is Get under the lock for writing. It takes out the entry if it is dead.
 func (c *Cache[K, V]) getLocked(h uint64, k K) (v V, ok bool) {
-	s := c.lockFor(h)
+	s := c.of(h)
 	out := c.departures(s)
+	v, ok = c.getLocal(s, h, k, out)
+	c.report(s, out)
+	return v, ok
+}
+
+// getLocal is getLocked up to the report.
+func (c *Cache[K, V]) getLocal(s *shard[K, V], h uint64, k K, out *departures[K, V]) (v V, ok bool) {
+	s.lockAll()
 	n := c.findLocked(s, h, k, out)
 	if n != 0 && c.use(s, n) {
 		s.core.hits++
@@ -240,7 +251,6 @@ func (c *Cache[K, V]) getLocked(h uint64, k K) (v V, ok bool) {
 		s.core.misses++
 	}
 	s.lock.Unlock()
-	c.report(s, out)
 	return v, ok
 }
 
@@ -260,12 +270,12 @@ func (c *Cache[K, V]) findLocked(s *shard[K, V], h uint64, k K, out *departures[
 // long; Forever if that does not end. It changes nothing. Complexity: O(1).
 func (c *Cache[K, V]) Lookup(k K) (v V, state State, remaining time.Duration) {
 	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
-	now := c.clock.Now()
 	s := c.of(h)
 	r := s.lock.TryRLock()
 	if r == nil {
 		s.lockAll()
 	}
+	now := c.clock.Now()
 	n := s.core.arena.Find(uint32(h), k)
 	if n != 0 {
 		deadline := s.core.deadline(n)
@@ -471,16 +481,16 @@ func (c *Cache[K, V]) compute(ctx context.Context, k K, f func(V, bool) (V, uint
 		var none V
 		return none, false, ErrClosed
 	}
-	s, out, v, ok, err := c.computeLocal(h, k, f)
-	c.report(s, out)
-	return v, ok, err
+	s := c.of(h)
+	out := c.departures(s)
+	defer c.report(s, out) // also if f panics
+	return c.computeLocal(s, h, k, f, out)
 }
 
 // computeLocal is compute up to the report, which must come after the unlocking.
-func (c *Cache[K, V]) computeLocal(h uint64, k K, f func(V, bool) (V, uint32, Op)) (s *shard[K, V], out *departures[K, V], v V, ok bool, err error) {
-	s = c.lockFor(h)
+func (c *Cache[K, V]) computeLocal(s *shard[K, V], h uint64, k K, f func(V, bool) (V, uint32, Op), out *departures[K, V]) (v V, ok bool, err error) {
+	s.lockAll()
 	defer s.lock.Unlock()
-	out = c.departures(s)
 	n := c.findLocked(s, h, k, out)
 	fresh := n != 0 && c.ahead(s.core.deadline(n))
 	var old V
@@ -497,22 +507,25 @@ func (c *Cache[K, V]) computeLocal(h uint64, k K, f func(V, bool) (V, uint32, Op
 	case op == OpSet:
 		now := c.now(c.spec.ttl)
 		if c.setLocked(s, h, k, v, c.offer(now, c.spec.ttl, w), now, out) {
-			return s, out, v, true, nil
+			return v, true, nil
 		}
 		var none V
-		return s, out, none, false, ErrTooHeavy
+		return none, false, ErrTooHeavy
 	case op == OpDelete:
 		s.flights.Overtake(k)
+		if c.negatives != nil {
+			c.negatives.delete(h, k)
+		}
 		if n != 0 {
 			s.core.remove(n, Deleted, out)
 		}
 	case fresh:
 		c.use(s, n)
 		s.core.arena.Promote(n)
-		return s, out, old, true, nil
+		return old, true, nil
 	}
 	var none V
-	return s, out, none, false, nil
+	return none, false, nil
 }
 
 // Delete removes the value under k, from the Store and the second level too, as Set writes to
@@ -527,7 +540,9 @@ func (c *Cache[K, V]) Delete(ctx context.Context, k K) error {
 	if c.life.closed.Load() {
 		return ErrClosed
 	}
-	c.dropLocal(h, k, false)
+	out := c.newDepartures()
+	c.dropLocal(h, k, out)
+	c.reportAll(out)
 	return nil
 }
 
@@ -536,24 +551,23 @@ func (c *Cache[K, V]) Delete(ctx context.Context, k K) error {
 // is under way is not kept. Complexity: O(1).
 func (c *Cache[K, V]) Invalidate(k K) {
 	h := maphash.Comparable(c.hasher.Seed, k) & c.hasher.Mask
-	c.dropLocal(h, k, true)
+	out := c.newDepartures()
+	c.dropLocal(h, k, out)
+	c.reportAll(out)
 }
 
-// dropLocal removes the value under k from this level, and if asked to what is known of
-// its not being there.
-func (c *Cache[K, V]) dropLocal(h uint64, k K, negative bool) {
+// dropLocal removes the value under k from this level, and what is known of its not being there.
+func (c *Cache[K, V]) dropLocal(h uint64, k K, out *departures[K, V]) {
 	s := c.lockFor(h)
-	out := c.departures(s)
 	s.flights.Overtake(k)
 	delete(s.writes, k)
-	if negative && c.negatives != nil {
+	if c.negatives != nil {
 		c.negatives.delete(h, k)
 	}
 	if n := c.findLocked(s, h, k, out); n != 0 {
 		s.core.remove(n, Deleted, out)
 	}
 	s.lock.Unlock()
-	c.report(s, out)
 }
 
 // Touch begins the time to live of the value under k anew, if there is a fresh one, and

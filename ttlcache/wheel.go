@@ -32,6 +32,14 @@ type wheel struct {
 	// links are the lists, each a ring through its slot: first those of the slots, then
 	// those of the nodes, of which next is 0 for one that is not in the wheel.
 	links []link
+
+	// In the current tick some nodes may be due, and others not yet. They are looked at in
+	// turn, and those that are not due go to the end of the slot. pass is the first of
+	// these: where it comes up again, all have been looked at. earliest is not after the
+	// time of any of them. Both are of one tick only.
+	pass     uint32
+	passTick int64
+	earliest int64
 }
 
 type link struct{ prev, next uint32 }
@@ -49,7 +57,7 @@ const (
 
 // reset empties the wheel and makes room for nodes up to n.
 func (w *wheel) reset(n int) {
-	w.due = never
+	w.due, w.earliest, w.pass = never, never, 0
 	w.bits = [levels]uint32{}
 	w.links = make([]link, firstNode+n+1)
 	for i := range uint32(firstNode + 1) {
@@ -64,6 +72,9 @@ func (w *wheel) contains(n uint32) bool { return w.links[firstNode+n].next != 0 
 func (w *wheel) remove(n uint32) {
 	l := &w.links[firstNode+n]
 	if l.next != 0 {
+		if n == w.pass {
+			w.pass = 0 // the next one will do
+		}
 		w.links[l.prev].next = l.next
 		w.links[l.next].prev = l.prev
 		*l = link{}
@@ -81,6 +92,7 @@ func (w *wheel) add(n uint32, at int64) {
 		due = (span + 1) << spanShift << tickShift
 	case diff == 0:
 		slot = w.mark(0, tick)
+		w.earliest = min(w.earliest, at)
 	default:
 		level := (bits.Len64(diff) - 1) / digitBits
 		shift := level * digitBits
@@ -88,11 +100,16 @@ func (w *wheel) add(n uint32, at int64) {
 		due = tick >> shift << shift << tickShift
 	}
 	w.due = min(w.due, due)
-	at32 := firstNode + n
+	w.append(slot, n)
+}
+
+// append puts node n at the end of a slot.
+func (w *wheel) append(slot, n uint32) {
+	at := firstNode + n
 	last := w.links[slot].prev
-	w.links[at32] = link{last, slot}
-	w.links[last].next = at32
-	w.links[slot].prev = at32
+	w.links[at] = link{last, slot}
+	w.links[last].next = at
+	w.links[slot].prev = at
 }
 
 // mark says that the slot of a level is in use, and returns it.
@@ -105,14 +122,6 @@ func (w *wheel) mark(level int, digit int64) uint32 {
 // front returns the first node in a slot, or 0.
 func (w *wheel) front(slot uint32) uint32 {
 	if next := w.links[slot].next; next > firstNode {
-		return next - firstNode
-	}
-	return 0
-}
-
-// after returns the node behind node n in its slot, or 0.
-func (w *wheel) after(n uint32) uint32 {
-	if next := w.links[firstNode+n].next; next > firstNode {
 		return next - firstNode
 	}
 	return 0
@@ -165,7 +174,8 @@ func (w *wheel) advance(now int64) {
 // slot has come, time returns when it is due; if that is now or before, the node is taken
 // out of the wheel and fire is called. It returns how many it fired.
 //
-// If it comes to the end, due is then the time of the next event, and later than now.
+// If it comes to the end, due is then the time of the next event, and later than now. If not,
+// another call goes on where this one has stopped.
 func (w *wheel) turn(now int64, budget int, time func(n uint32) int64, fire func(n uint32)) (fired int) {
 	target := now >> tickShift
 	for now >= w.due {
@@ -179,33 +189,34 @@ func (w *wheel) turn(now int64, budget int, time func(n uint32) int64, fire func
 			break
 		}
 		w.now = max(w.now, start)
-		// In the current tick a node may be not yet due. It stays where it is, and the
-		// earliest of them is the next event, unless there is one before.
 		current := level == 0 && start == target
-		next := (target + 1) << tickShift
-		for n := w.front(slot); n != 0; {
+		if current && w.passTick != target {
+			w.passTick, w.pass, w.earliest = target, 0, never
+		}
+		for n := w.front(slot); n != 0 && !(current && n == w.pass); n = w.front(slot) {
 			if budget == 0 {
 				return fired
 			}
 			budget--
-			at, after := time(n), w.after(n)
+			at := time(n)
+			w.remove(n)
 			switch {
 			case at <= now:
-				w.remove(n)
 				fire(n)
 				fired++
 			case current && at>>tickShift == target:
-				next = min(next, at)
-			default:
-				w.remove(n)
-				if at != never {
-					w.add(n, at)
+				w.append(slot, n)
+				w.earliest = min(w.earliest, at)
+				if w.pass == 0 {
+					w.pass = n
 				}
+			case at != never:
+				w.add(n, at)
 			}
-			n = after
 		}
 		if current {
-			w.due = next
+			w.due = min(w.earliest, (target+1)<<tickShift)
+			w.pass, w.earliest = 0, never
 			break
 		}
 	}

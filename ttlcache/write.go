@@ -17,7 +17,7 @@ type Store[K comparable, V any] interface {
 	// Write makes all changes of the batch, which has each key once, or returns an error.
 	// It may be called again with the same changes, and after an error some of them may
 	// have been made already, so it must be such that to make a change twice does no
-	// harm. It must not keep the batch, nor write the same keys to the cache.
+	// harm. It must not keep the batch, nor load or write its keys through the cache.
 	Write(ctx context.Context, batch []Write[K, V]) error
 }
 
@@ -51,39 +51,61 @@ func (m WriteMode) String() string {
 // the key's lock all the time, so that changes of one key come everywhere in the same order,
 // and no load of the key is kept between them.
 func (c *Cache[K, V]) writeThrough(ctx context.Context, h uint64, w Write[K, V], ttl int64, weight uint32) error {
-	if !c.life.begin() {
-		return ErrClosed
-	}
-	defer c.life.end()
-	if err := c.keys.Lock(ctx, w.Key); err != nil {
+	out := c.newDepartures()
+	defer c.reportAll(out)
+	unlock, err := c.lockKey(ctx, w.Key)
+	if err != nil {
 		return err
 	}
-	defer c.keys.Unlock(w.Key)
-	_, err := c.writeHeld(ctx, h, w, ttl, weight)
+	defer unlock()
+	_, err = c.writeHeld(ctx, h, w, ttl, weight, out)
 	return err
+}
+
+// lockKey locks a key for a change that goes elsewhere too, and that Close waits for.
+func (c *Cache[K, V]) lockKey(ctx context.Context, k K) (unlock func(), err error) {
+	if k != k {
+		return nil, ErrKey
+	}
+	if !c.life.begin() {
+		return nil, ErrClosed
+	}
+	if err := c.keys.Lock(ctx, k); err != nil {
+		c.life.end()
+		return nil, err
+	}
+	return func() {
+		c.keys.Unlock(k)
+		c.life.end()
+	}, nil
 }
 
 // computeThrough is compute where a change goes elsewhere too.
 func (c *Cache[K, V]) computeThrough(ctx context.Context, h uint64, k K, f func(V, bool) (V, uint32, Op)) (v V, ok bool, err error) {
-	if !c.life.begin() {
-		return v, false, ErrClosed
-	}
-	defer c.life.end()
-	if err := c.keys.Lock(ctx, k); err != nil {
+	out := c.newDepartures()
+	defer c.reportAll(out)
+	unlock, err := c.lockKey(ctx, k)
+	if err != nil {
 		return v, false, err
 	}
-	defer c.keys.Unlock(k)
-	old, ok := c.getLocked(h, k)
+	defer unlock()
+	old, ok := c.getLocal(c.of(h), h, k, out)
+	if !ok && c.queue != nil {
+		// It may be on its way to the Store, and not here any more.
+		if w, queued := c.queue.get(k); queued && !w.Deleted {
+			old, ok = w.Value, true
+		}
+	}
 	next, weight, op := f(old, ok)
 	switch op {
 	case OpSet:
-		stored, err := c.writeHeld(ctx, h, Write[K, V]{Key: k, Value: next}, c.spec.ttl, weight)
+		stored, err := c.writeHeld(ctx, h, Write[K, V]{Key: k, Value: next}, c.spec.ttl, weight, out)
 		if !stored {
 			return v, false, err
 		}
 		return next, true, err
 	case OpDelete:
-		_, err := c.writeHeld(ctx, h, Write[K, V]{Key: k, Deleted: true}, 0, 0)
+		_, err := c.writeHeld(ctx, h, Write[K, V]{Key: k, Deleted: true}, 0, 0, out)
 		return v, false, err
 	}
 	return old, ok, nil
@@ -92,73 +114,76 @@ func (c *Cache[K, V]) computeThrough(ctx context.Context, h uint64, k K, f func(
 // writeHeld makes a change everywhere, and reports whether the value is now here. The key is
 // locked. Loads of the key that began before the end of it are overtaken at the end, when the
 // change is made here: they may have read what was there before.
-func (c *Cache[K, V]) writeHeld(ctx context.Context, h uint64, w Write[K, V], ttl int64, weight uint32) (stored bool, err error) {
+func (c *Cache[K, V]) writeHeld(ctx context.Context, h uint64, w Write[K, V], ttl int64, weight uint32, out *departures[K, V]) (stored bool, err error) {
 	k := w.Key
-	done := false
+	returned, done := false, false
 	defer func() {
-		if !done { // it failed, or panicked, or is outdated: what there is elsewhere is not known
-			c.dropLocal(h, k, true)
+		if !returned && c.tier != nil { // it panicked: what is elsewhere is not known
+			c.tier.outdated(k)
+		}
+		if !done { // that, or it failed, or is outdated already
+			c.dropLocal(h, k, out)
 		}
 	}()
-	around := c.config.Store != nil && c.config.WriteMode == WriteAround
+	stored, done, err = c.writeSteps(ctx, h, w, ttl, weight, out)
+	returned = true
+	return stored, err
+}
+
+// writeSteps makes a change step by step, and reports whether it has come to the end, and whether
+// the value is now here.
+func (c *Cache[K, V]) writeSteps(ctx context.Context, h uint64, w Write[K, V], ttl int64, weight uint32, out *departures[K, V]) (stored, done bool, err error) {
+	k := w.Key
+	if !w.Deleted {
+		c.beginWrite(h, k)
+	}
 	if c.config.Store != nil {
 		if err := c.toStore(ctx, w, ttl, weight); err != nil {
 			if c.tier != nil {
 				if e := c.tier.delete(ctx, k); e != nil {
-					return false, fmt.Errorf("%w; %w", err, e)
+					err = fmt.Errorf("%w; %w", err, e)
 				}
 			}
-			return false, err
+			return false, false, err
 		}
 	}
-	if w.Deleted || around {
+	if around := c.config.Store != nil && c.config.WriteMode == WriteAround; w.Deleted || around {
 		if c.tier != nil {
 			if err := c.tier.delete(ctx, k); err != nil {
-				return false, err
+				return false, false, err
 			}
 		}
-		done = true
-		c.dropLocal(h, k, !w.Deleted)
-		return false, nil
+		c.dropLocal(h, k, out)
+		return false, true, nil
 	}
 	now := c.clock.Now()
 	o := c.offer(now, ttl, weight)
 	if c.tier != nil {
-		c.beginWrite(h, k)
 		if err := c.tier.set(ctx, k, w.Value, o.deadline); err != nil {
-			return false, err
+			return false, false, err
 		}
 	}
-	var outdated bool
-	if stored, outdated = c.setWritten(h, k, w.Value, o, now); outdated {
-		return false, nil
+	stored, outdated := c.setWritten(h, k, w.Value, o, now, out)
+	if !stored && !outdated && c.config.Store == nil {
+		err = ErrTooHeavy
 	}
-	done = true
-	if !stored && c.config.Store == nil {
-		return false, ErrTooHeavy
-	}
-	return stored, nil
+	return stored, !outdated, err
 }
 
 // setWritten sets what was written elsewhere here, unless it is outdated already.
-func (c *Cache[K, V]) setWritten(h uint64, k K, v V, o offer, now int64) (stored, outdated bool) {
+func (c *Cache[K, V]) setWritten(h uint64, k K, v V, o offer, now int64, out *departures[K, V]) (stored, outdated bool) {
 	s := c.lockFor(h)
-	out := c.departures(s)
-	if c.tier != nil {
-		_, ok := s.writes[k]
-		outdated = !ok
-		delete(s.writes, k)
+	defer s.lock.Unlock()
+	if _, ok := s.writes[k]; !ok {
+		return false, true
 	}
-	if !outdated {
-		stored = c.setLocked(s, h, k, v, o, now, out)
-	}
-	s.lock.Unlock()
-	c.report(s, out)
-	return stored, outdated
+	delete(s.writes, k)
+	return c.setLocked(s, h, k, v, o, now, out), false
 }
 
-// beginWrite says that k is being written to the second level. Another process may change k there
-// after that, and its message may come before the value is set here: then it must not be.
+// beginWrite says that k is being written elsewhere. Before the value is set here, another process
+// may have changed it there and its message have come, or WriteBehind may have given it up: then
+// it must not be set.
 func (c *Cache[K, V]) beginWrite(h uint64, k K) {
 	s := c.lockFor(h)
 	defer s.lock.Unlock()

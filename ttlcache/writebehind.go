@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/sysblocks/sysblocks/internal/flight"
 )
 
 // A BatchConfig says how WriteBehind writes. The zero value is a good default.
@@ -22,10 +25,13 @@ type BatchConfig struct {
 	// Retries is how often a batch that failed is tried again, at growing intervals, before
 	// it is given up: 0 is 10, and math.MaxInt for ever. Before that, its keys are tried
 	// in ever smaller batches, so that one that the Store cannot take does not spoil the
-	// others.
+	// others. What was given up is reported to OnWriteError, and that is that; without
+	// one it stays in the queue and is tried once more every MaxBackoff, or every second if
+	// that is less, until Flush or Close returns it.
 	Retries int
 	// Backoff is the time before the first of these, which doubles each time up to
-	// MaxBackoff; each is shortened by up to a half, by chance. 0 is 10 ms and 5 s.
+	// MaxBackoff; each is shortened by up to a half, by chance. 0 is 10 ms, and 5 s or Backoff
+	// if that is more.
 	Backoff, MaxBackoff time.Duration
 	// Queue is the number of keys that may wait to be written, those included that were given
 	// up and that nobody has been told of. 0 is 65536.
@@ -61,6 +67,9 @@ func (b *BatchConfig) validate() error {
 			return fmt.Errorf("ttlcache: Batch.%s must be at least 0, got %d", n.name, n.value)
 		}
 	}
+	if b.MaxBackoff > 0 && b.MaxBackoff < b.Backoff {
+		return fmt.Errorf("ttlcache: Batch.MaxBackoff must be at least Batch.Backoff, %v, got %v", b.Backoff, b.MaxBackoff)
+	}
 	if b.WhenFull > WriteNow {
 		return fmt.Errorf("ttlcache: Batch.WhenFull must be Block or WriteNow, got %d", b.WhenFull)
 	}
@@ -80,6 +89,7 @@ func (b *BatchConfig) setDefaults() {
 			*p = d
 		}
 	}
+	b.MaxBackoff = max(b.MaxBackoff, b.Backoff)
 }
 
 // A WriteError has writes that were acknowledged and could not be made, with each key once and
@@ -119,18 +129,20 @@ type pending[K comparable, V any] struct {
 	taken bool  // a worker has it
 	again *pendingWrite[K, V]
 	err   error // why it is parked
+	epoch int   // of the queue, when it was parked
 
 	// barriers are told when write is done, and later when again is.
-	barriers, later []*barrier
+	barriers, later []*barrier[K, V]
 }
 
 // A barrier is a Flush that waits for some keys.
-type barrier struct {
-	left int
-	done chan struct{}
+type barrier[K comparable, V any] struct {
+	left   int
+	failed WriteError[K, V] // of those that were given up
+	done   chan struct{}
 }
 
-func (b *barrier) pass() {
+func (b *barrier[K, V]) pass() {
 	if b.left--; b.left == 0 {
 		close(b.done)
 	}
@@ -152,10 +164,14 @@ type queue[K comparable, V any] struct {
 	keys     map[K]*pending[K, V]
 	ready    []*pending[K, V] // in the order in which they came
 	parked   []*pending[K, V] // given up, but nobody has been told
+	epoch    int              // those parked in an earlier one are tried again
 	flushing int              // callers for whom there is no delay
 	down     bool             // nothing of the last batch could be written
 	stopped  bool
 	timer    *time.Timer // for the delay
+	revival  *time.Timer // for the next epoch
+
+	closing chan struct{} // closed when nobody is to wait for a slot any more
 }
 
 func newQueue[K comparable, V any](c *Cache[K, V]) *queue[K, V] {
@@ -164,6 +180,8 @@ func newQueue[K comparable, V any](c *Cache[K, V]) *queue[K, V] {
 		batch: c.config.Batch,
 		slots: make(chan struct{}, c.config.Batch.Queue),
 		keys:  map[K]*pending[K, V]{},
+
+		closing: make(chan struct{}),
 	}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	q.work.L = &q.mu
@@ -189,7 +207,7 @@ func (q *queue[K, V]) put(ctx context.Context, w pendingWrite[K, V]) (bool, erro
 		case q.slots <- struct{}{}:
 		case <-ctx.Done():
 			return false, ctx.Err()
-		case <-q.ctx.Done():
+		case <-q.closing:
 			return false, ErrClosed
 		}
 	}
@@ -223,12 +241,7 @@ func (q *queue[K, V]) coalesce(w pendingWrite[K, V]) bool {
 	p.write = w
 	if p.err != nil { // a new write is a new chance
 		p.err = nil
-		for i, other := range q.parked {
-			if other == p {
-				q.parked = append(q.parked[:i], q.parked[i+1:]...)
-				break
-			}
-		}
+		q.parked = slices.DeleteFunc(q.parked, func(other *pending[K, V]) bool { return other == p })
 		q.push(p)
 	}
 	return true
@@ -266,21 +279,22 @@ func (q *queue[K, V]) len() int {
 // worker writes batches until the queue is stopped.
 func (q *queue[K, V]) worker() {
 	for {
-		batch := q.take()
+		batch, again := q.take()
 		if batch == nil {
 			return
 		}
-		q.write(batch)
+		q.write(batch, again)
 	}
 }
 
-// take waits for a batch that is due, and takes it. It returns nil when the queue is stopped.
-func (q *queue[K, V]) take() []*pending[K, V] {
+// take waits for a batch that is due, and takes it; again says that it was given up before. It
+// returns nil when the queue is stopped.
+func (q *queue[K, V]) take() (batch []*pending[K, V], again bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
 		if q.stopped {
-			return nil
+			return nil, false
 		}
 		if len(q.ready) > 0 {
 			wait := q.ready[0].since + int64(q.batch.Delay) - q.cache.clock.Now()
@@ -288,15 +302,23 @@ func (q *queue[K, V]) take() []*pending[K, V] {
 				break
 			}
 			if q.timer == nil {
-				q.timer = time.AfterFunc(time.Duration(wait), q.work.Broadcast)
+				q.timer = time.AfterFunc(time.Duration(wait), func() {
+					// With the lock, so that a worker that has just armed the timer waits.
+					q.mu.Lock()
+					defer q.mu.Unlock()
+					q.work.Broadcast()
+				})
 			} else {
 				q.timer.Reset(time.Duration(wait))
 			}
 		}
+		if batch := q.takeParked(); batch != nil {
+			return batch, true
+		}
 		q.work.Wait()
 	}
 	n := min(len(q.ready), q.batch.Size)
-	batch := make([]*pending[K, V], n)
+	batch = make([]*pending[K, V], n)
 	copy(batch, q.ready)
 	clear(q.ready[:n])
 	if q.ready = q.ready[n:]; len(q.ready) == 0 {
@@ -307,11 +329,52 @@ func (q *queue[K, V]) take() []*pending[K, V] {
 	for _, p := range batch {
 		p.taken = true
 	}
+	return batch, false
+}
+
+// takeParked takes a batch of those that were parked in an earlier epoch, if there are any.
+func (q *queue[K, V]) takeParked() (batch []*pending[K, V]) {
+	for len(q.parked) > 0 && q.parked[0].epoch < q.epoch && len(batch) < q.batch.Size {
+		p := q.parked[0]
+		q.parked = q.parked[1:]
+		p.taken, p.err = true, nil
+		batch = append(batch, p)
+	}
 	return batch
 }
 
-// write writes a batch, with all that can be done about failures.
-func (q *queue[K, V]) write(batch []*pending[K, V]) {
+// park parks p, which was given up because of err. After a while, it is tried again: the
+// Store may have come back.
+func (q *queue[K, V]) park(p *pending[K, V], err error) {
+	p.err, p.epoch = err, q.epoch
+	q.parked = append(q.parked, p)
+	if len(q.parked) > 1 {
+		return
+	}
+	after := max(q.batch.MaxBackoff, time.Second)
+	if q.revival == nil {
+		q.revival = time.AfterFunc(after, func() {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			q.revive()
+			if len(q.parked) > 0 && !q.stopped {
+				q.revival.Reset(after)
+			}
+		})
+	} else {
+		q.revival.Reset(after)
+	}
+}
+
+// revive has those that are parked tried again, once.
+func (q *queue[K, V]) revive() {
+	q.epoch++
+	q.work.Broadcast()
+}
+
+// write writes a batch, with all that can be done about failures; if it was given up before, that
+// is one attempt, and others with parts of it.
+func (q *queue[K, V]) write(batch []*pending[K, V], again bool) {
 	writes := make([]Write[K, V], len(batch))
 	for i, p := range batch {
 		writes[i] = p.write.Write
@@ -324,7 +387,7 @@ func (q *queue[K, V]) write(batch []*pending[K, V]) {
 			q.finish(batch, nil)
 			return
 		}
-		if attempt >= q.batch.Retries || q.ctx.Err() != nil || q.isDown() {
+		if again || attempt >= q.batch.Retries || q.ctx.Err() != nil || q.isDown() {
 			q.divide(batch, writes, err)
 			return
 		}
@@ -377,14 +440,21 @@ func (q *queue[K, V]) divide(batch []*pending[K, V], writes []Write[K, V], err e
 	}
 }
 
-// store calls the Store. A panic is an error: nobody's call would get it.
-func (q *queue[K, V]) store(writes []Write[K, V]) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: debug.Stack()}
-		}
+// store calls the Store, in a goroutine of its own. A panic is an error, and so is runtime.Goexit:
+// nobody's call would get it.
+func (q *queue[K, V]) store(writes []Write[K, V]) error {
+	result := make(chan error, 1)
+	go func() {
+		err := error(flight.ErrGoexit)
+		defer func() {
+			if v := recover(); v != nil {
+				err = &PanicError{Value: v, Stack: debug.Stack()}
+			}
+			result <- err
+		}()
+		err = q.cache.config.Store.Write(q.ctx, writes)
 	}()
-	return q.cache.config.Store.Write(q.ctx, writes)
+	return <-result
 }
 
 // isDown reports whether the Store takes nothing at all and somebody waits for the end: then
@@ -404,40 +474,63 @@ func (q *queue[K, V]) setDown(down bool) {
 // finish notes that a batch was written, or given up because of err.
 func (q *queue[K, V]) finish(batch []*pending[K, V], err error) {
 	c := q.cache
-	var failed []Write[K, V]
+	var failed, deleted []Write[K, V]
+	var passed []*barrier[K, V]
 	q.mu.Lock()
 	if q.stopped {
 		q.mu.Unlock()
 		return // who has stopped it has reported these already
 	}
 	for _, p := range batch {
-		for _, b := range p.barriers {
-			b.pass()
-		}
-		p.barriers, p.later = p.later, nil
 		p.taken = false
 		if err == nil {
 			c.counters.written.Add(1)
+			if p.write.Deleted {
+				deleted = append(deleted, p.write.Write)
+			}
 		}
+		if p.again != nil && err != nil {
+			// The former write does not matter any more, but the later one is not made.
+			p.later = append(p.barriers, p.later...)
+			p.barriers = nil
+		}
+		passed = append(passed, p.barriers...)
+		if p.again == nil && err != nil {
+			for _, b := range p.barriers {
+				b.failed.Writes = append(b.failed.Writes, p.write.Write)
+				b.failed.Err = err
+			}
+		}
+		p.barriers, p.later = p.later, nil
 		switch {
-		case p.again != nil: // if the former write failed, it does not matter any more
+		case p.again != nil:
 			p.write, p.again = *p.again, nil
 			p.since = c.clock.Now()
 			q.push(p)
 		case err == nil:
 			q.remove(p)
 		case c.config.OnWriteError == nil:
-			p.err = err
-			q.parked = append(q.parked, p)
+			q.park(p, err)
 		default:
 			failed = append(failed, p.write.Write)
 			q.remove(p)
 		}
 	}
 	q.mu.Unlock()
+	if c.tier != nil {
+		// While the row was there still, other processes may have loaded it.
+		for _, w := range deleted {
+			c.tier.outdated(w.Key)
+		}
+	}
 	if len(failed) > 0 {
 		q.lost(failed)
 		c.config.OnWriteError(failed, err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, b := range passed {
+		b.pass()
 	}
 }
 
@@ -452,12 +545,26 @@ func (q *queue[K, V]) remove(p *pending[K, V]) {
 func (q *queue[K, V]) lost(writes []Write[K, V]) {
 	c := q.cache
 	c.counters.writeErrors.Add(uint64(len(writes)))
+	out := c.newDepartures()
 	for _, w := range writes {
-		if c.tier != nil {
-			_ = c.tier.delete(q.ctx, w.Key) // if it fails, and cannot be tried again, the value expires
+		if _, queued := q.get(w.Key); queued {
+			continue // there is a later write
 		}
-		c.dropLocal(c.hash(w.Key), w.Key, true)
+		if c.tier != nil {
+			c.tier.outdated(w.Key)
+		}
+		c.dropLocal(c.hash(w.Key), w.Key, out)
 	}
+	c.reportAll(out)
+}
+
+// hurry lets nobody wait any more: for a slot, or for others to make a batch.
+func (q *queue[K, V]) hurry() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	close(q.closing)
+	q.flushing++
+	q.revive()
 }
 
 // flush is Flush.
@@ -470,12 +577,7 @@ func (q *queue[K, V]) flush(ctx context.Context) error {
 		q.mu.Unlock()
 		return nil
 	}
-	b := &barrier{left: 1, done: make(chan struct{})}
-	for _, p := range q.parked {
-		p.err = nil
-		q.ready = append(q.ready, p)
-	}
-	q.parked = nil
+	b := &barrier[K, V]{left: 1, done: make(chan struct{})}
 	for _, p := range q.keys {
 		b.left++
 		if p.again != nil {
@@ -486,7 +588,7 @@ func (q *queue[K, V]) flush(ctx context.Context) error {
 	}
 	b.pass()
 	q.flushing++
-	q.work.Broadcast()
+	q.revive()
 	q.mu.Unlock()
 
 	var err error
@@ -494,21 +596,37 @@ func (q *queue[K, V]) flush(ctx context.Context) error {
 	case <-b.done:
 	case <-ctx.Done():
 		err = ctx.Err()
+	case <-q.ctx.Done():
+		select {
+		case <-b.done: // that was before
+		default:
+			err = ErrClosed // Close has given up, and has reported what was left
+		}
 	}
 	q.mu.Lock()
 	q.flushing--
-	if err != nil {
+	if err != nil || len(b.failed.Writes) == 0 {
 		q.mu.Unlock()
 		return err
 	}
-	e := q.collect(q.parked)
-	q.parked = nil
+	// The caller has them now. (With OnWriteError, they are not in the queue any more.)
+	failed := make(map[K]bool, len(b.failed.Writes))
+	for _, w := range b.failed.Writes {
+		failed[w.Key] = true
+	}
+	q.parked = slices.DeleteFunc(q.parked, func(p *pending[K, V]) bool {
+		if failed[p.write.Key] {
+			q.remove(p)
+			return true
+		}
+		return false
+	})
 	q.mu.Unlock()
-	if e == nil {
+	if q.cache.config.OnWriteError != nil {
 		return nil
 	}
-	q.lost(e.Writes)
-	return e
+	q.lost(b.failed.Writes)
+	return &b.failed
 }
 
 // collect takes keys out of the queue, and returns them as an error, or nil if there are none.
@@ -534,15 +652,14 @@ func (q *queue[K, V]) collect(list []*pending[K, V]) *WriteError[K, V] {
 // close writes what can be written and stops the workers. Nobody puts anything in any more, but
 // if ctx has ended.
 func (q *queue[K, V]) close(ctx context.Context) error {
-	q.mu.Lock()
-	q.flushing++ // no more delays
-	q.mu.Unlock()
 	err := q.flush(ctx)
 	q.mu.Lock()
 	q.stopped = true
 	q.work.Broadcast()
-	if q.timer != nil {
-		q.timer.Stop()
+	for _, timer := range []*time.Timer{q.timer, q.revival} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 	rest := make([]*pending[K, V], 0, len(q.keys))
 	for _, p := range q.keys {

@@ -12,6 +12,11 @@
 // its message, and messages come in the order of the changes. A process knows its own messages,
 // and keeps what it has just set.
 //
+// A process that misses a key takes a lease, which is gone once anybody has changed the key; without
+// it, what the process then loads is not written to Redis. So a value that was loaded before
+// another process has deleted it does not come back. A lease takes a small key in Redis for a
+// minute at the most.
+//
 // If the line to Redis on which messages come is lost, some may be missed: then the first level
 // is emptied, at once and again when the line is back. Between the two, a value may be as old
 // as its time to live allows. A line that is silent is probed every Config.Ping.

@@ -61,6 +61,7 @@ type Tier[K comparable, V any] struct {
 var _ interface {
 	ttlcache.Tier[string, int]
 	ttlcache.Invalidator[string]
+	ttlcache.Leaser[string, int]
 } = (*Tier[string, int])(nil)
 
 // New returns a Tier, or an error that names the field of config that is wrong. It does not
@@ -104,81 +105,134 @@ func New[K comparable, V any](config Config[K, V]) (*Tier[K, V], error) {
 	return t, nil
 }
 
-// The scripts make the value and its message, or the value and what is left of its time, one
-// step. KEYS[1] is the key. They are run by their hashes, and sent when the server
-// does not know them, as after a restart.
+// The scripts make each operation one step: the value, what is left of its time, its message, and
+// the leases, of which there is one at a time for a key, shared by all who have it. KEYS[1] is the
+// key, and KEYS[2] that of its lease. They are run by their hashes, and sent when the
+// server does not know them, as after a restart.
 var (
+	// ARGV: the lease to give if there is none; its time; whether to give one in any case.
 	getScript = redis.NewScript(`
 local v = redis.call('GET', KEYS[1])
-if not v then return false end
-return {v, redis.call('PTTL', KEYS[1])}`)
+local left = 0
+if v then
+	left = redis.call('PTTL', KEYS[1])
+	if ARGV[3] == '0' then return {v, left, ''} end
+end
+redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
+return {v, left, redis.call('GET', KEYS[2])}`)
 
+	// ARGV: the value; its time, 0 for none; channel and message; the lease, or nothing.
 	setScript = redis.NewScript(`
+if ARGV[5] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[5] then return 0 end
 if ARGV[2] == '0' then
 	redis.call('SET', KEYS[1], ARGV[1])
 else
 	redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 end
+redis.call('DEL', KEYS[2])
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return 1`)
 
+	// ARGV: channel and message.
 	deleteScript = redis.NewScript(`
 redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[2])
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 return 1`)
 )
 
+// leaseTime is how long a lease is good: a load that takes longer does not fill Redis.
+const leaseTime = time.Minute
+
+// keys returns the keys of a value and of its lease, which are in the same slot of a Cluster,
+// unless there is a "}" in the key that ends no tag.
+func (t *Tier[K, V]) keys(key string) []string {
+	key = t.config.Prefix + key
+	if _, tag, ok := strings.Cut(key, "{"); ok {
+		if i := strings.IndexByte(tag, '}'); i > 0 {
+			return []string{key, key + ":lease"} // the tag decides
+		}
+	}
+	return []string{key, "{" + key + "}:lease"}
+}
+
 // Get returns the value under k, and how long it is still fresh. A value that cannot be decoded
 // is an error. Complexity: one round trip.
 func (t *Tier[K, V]) Get(ctx context.Context, k K) (v V, remaining time.Duration, ok bool, err error) {
+	v, remaining, ok, _, err = t.GetLease(ctx, k, false)
+	return v, remaining, ok, err
+}
+
+// GetLease is Get, and takes a lease for Fill if k is not there, or if always is set. A lease
+// is good for a minute, if nobody sets, fills or deletes k. Complexity: one round trip.
+func (t *Tier[K, V]) GetLease(ctx context.Context, k K, always bool) (v V, remaining time.Duration, ok bool, lease string, err error) {
 	key := t.config.Key(k)
-	reply, err := getScript.Run(ctx, t.config.Client, []string{t.config.Prefix + key}).Slice()
-	if errors.Is(err, redis.Nil) {
-		return v, 0, false, nil
+	want := 0
+	if always {
+		want = 1
 	}
+	reply, err := getScript.Run(ctx, t.config.Client, t.keys(key), rand.Text(), leaseTime.Milliseconds(), want).Slice()
 	if err != nil {
-		return v, 0, false, fmt.Errorf("redistier: Get %q: %w", key, err)
+		return v, 0, false, "", fmt.Errorf("redistier: Get %q: %w", key, err)
 	}
-	if len(reply) != 2 {
-		return v, 0, false, fmt.Errorf("redistier: Get %q: the server's answer has %d parts, want 2", key, len(reply))
+	if len(reply) != 3 {
+		return v, 0, false, "", fmt.Errorf("redistier: Get %q: the server's answer has %d parts, want 3", key, len(reply))
 	}
-	data, ok1 := reply[0].(string)
-	left, ok2 := reply[1].(int64)
-	if !ok1 || !ok2 {
-		return v, 0, false, fmt.Errorf("redistier: Get %q: the server's answer is %T, %T", key, reply[0], reply[1])
+	lease, _ = reply[2].(string)
+	data, ok := reply[0].(string)
+	left, _ := reply[1].(int64)
+	if !ok {
+		return v, 0, false, lease, nil
 	}
 	if v, err = t.coding.decode(data); err != nil {
-		return v, 0, false, fmt.Errorf("redistier: Get %q: %w", key, err)
+		return v, 0, false, lease, fmt.Errorf("redistier: Get %q: %w", key, err)
 	}
 	switch {
 	case left < 0:
-		return v, ttlcache.Forever, true, nil
+		return v, ttlcache.Forever, true, lease, nil
 	case left == 0: // less than a millisecond
-		return *new(V), 0, false, nil
+		return *new(V), 0, false, lease, nil
 	}
-	return v, time.Duration(left) * time.Millisecond, true, nil
+	return v, time.Duration(left) * time.Millisecond, true, lease, nil
+}
+
+// Fill is Set if the lease is still good, and else does nothing and returns false.
+// Complexity: one round trip.
+func (t *Tier[K, V]) Fill(ctx context.Context, k K, v V, ttl time.Duration, lease string) (filled bool, err error) {
+	if lease == "" {
+		return false, nil
+	}
+	return t.set(ctx, k, v, ttl, lease)
 }
 
 // Set stores v under k for a time, in whole milliseconds, and tells the others. Less than one
 // millisecond removes k. Complexity: one round trip.
 func (t *Tier[K, V]) Set(ctx context.Context, k K, v V, ttl time.Duration) error {
+	_, err := t.set(ctx, k, v, ttl, "")
+	return err
+}
+
+func (t *Tier[K, V]) set(ctx context.Context, k K, v V, ttl time.Duration, lease string) (bool, error) {
 	key := t.config.Key(k)
 	data, err := t.coding.encode(v)
 	if err != nil {
-		return fmt.Errorf("redistier: Set %q: %w", key, err)
+		return false, fmt.Errorf("redistier: Set %q: %w", key, err)
 	}
 	px := ttl.Milliseconds()
 	if px < 1 {
-		return t.Delete(ctx, k)
+		if lease != "" {
+			return true, nil // there is nothing to fill
+		}
+		return true, t.Delete(ctx, k)
 	}
 	if ttl == ttlcache.Forever || px > maxPX {
 		px = 0
 	}
-	err = setScript.Run(ctx, t.config.Client, []string{t.config.Prefix + key}, data, px, t.channel, t.message(key)).Err()
+	n, err := setScript.Run(ctx, t.config.Client, t.keys(key), data, px, t.channel, t.message(key), lease).Int()
 	if err != nil {
-		return fmt.Errorf("redistier: Set %q: %w", key, err)
+		return false, fmt.Errorf("redistier: Set %q: %w", key, err)
 	}
-	return nil
+	return n == 1, nil
 }
 
 // maxPX is the longest time that Redis takes, in ms, with the present time added to it, and a
@@ -188,7 +242,7 @@ const maxPX = 1 << 52
 // Delete removes k, and tells the others, whether it was there or not. Complexity: one round trip.
 func (t *Tier[K, V]) Delete(ctx context.Context, k K) error {
 	key := t.config.Key(k)
-	err := deleteScript.Run(ctx, t.config.Client, []string{t.config.Prefix + key}, t.channel, t.message(key)).Err()
+	err := deleteScript.Run(ctx, t.config.Client, t.keys(key), t.channel, t.message(key)).Err()
 	if err != nil {
 		return fmt.Errorf("redistier: Delete %q: %w", key, err)
 	}
