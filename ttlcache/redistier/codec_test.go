@@ -175,6 +175,19 @@ func TestMessages(t *testing.T) {
 	require.Equal(t, []any{"", false, false}, []any{empty, mine, all})
 }
 
+// A key and its lease are in one slot of a Cluster.
+func TestKeys(t *testing.T) {
+	tier := newTier(t, Config[string, int]{})
+	for key, want := range map[string]string{
+		"a":       "{p:a}:lease",
+		"a{b}c":   "p:a{b}c:lease",
+		"a{}c{d}": "{p:a{}c{d}}:lease",
+		"":        "{p:}:lease",
+	} {
+		require.Equal(t, []string{"p:" + key, want}, tier.keys(key))
+	}
+}
+
 // Keys may be anything that can be written down.
 func TestOwnKeys(t *testing.T) {
 	tier := newTier(t, Config[point, int]{

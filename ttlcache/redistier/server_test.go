@@ -164,6 +164,51 @@ func TestTier(t *testing.T) {
 	require.Error(t, tier.Delete(ctx, "a"))
 }
 
+// A lease is good until anybody has changed the key.
+func TestLeases(t *testing.T) {
+	s := startServer(t)
+	one, two := tierOn[string](t, s), tierOn[string](t, s)
+	ctx := t.Context()
+	lease := func(tier *Tier[string, string], always bool) string {
+		_, _, _, lease, err := tier.GetLease(ctx, "a", always)
+		require.NoError(t, err)
+		return lease
+	}
+	fill := func(tier *Tier[string, string], lease string) bool {
+		filled, err := tier.Fill(ctx, "a", "value", time.Hour, lease)
+		require.NoError(t, err)
+		return filled
+	}
+	for name, change := range map[string]func() error{
+		"Delete": func() error { return two.Delete(ctx, "a") },
+		"Set":    func() error { return two.Set(ctx, "a", "other", time.Hour) },
+		"Fill":   func() error { fill(two, lease(two, true)); return nil },
+		"server": func() error { s.kill(t); require.True(t, s.start(t)); return nil },
+	} {
+		require.NoError(t, one.Delete(ctx, "a"))
+		l := lease(one, false)
+		require.NotEmpty(t, l)
+		require.Equal(t, l, lease(two, false), "it is shared")
+		require.NoError(t, change())
+		require.False(t, fill(one, l), name)
+	}
+	require.NoError(t, one.Delete(ctx, "a"))
+	l := lease(one, false)
+	require.True(t, fill(one, l))
+	require.False(t, fill(one, l), "once")
+	require.Empty(t, lease(one, false), "it is there")
+	require.NotEmpty(t, lease(one, true))
+	require.False(t, fill(one, ""))
+	filled, err := one.Fill(ctx, "a", "value", time.Microsecond, lease(one, true))
+	require.NoError(t, err)
+	require.True(t, filled, "there was nothing to fill")
+	raw := s.client(t)
+	left, err := raw.PTTL(ctx, "{test:a}:lease").Result()
+	require.NoError(t, err)
+	require.Positive(t, left)
+	require.LessOrEqual(t, left, leaseTime)
+}
+
 // A record is where the values of all processes come from.
 type record struct {
 	mu   sync.Mutex
