@@ -613,3 +613,187 @@ func TestLeases(t *testing.T) {
 		require.EqualValues(t, 1, b.Stats().TierBypass)
 	})
 }
+
+// Flush tells of the last write of a key, and of none that was made after all.
+func TestFlushAndLaterAttempts(t *testing.T) {
+	// slow makes the write of key 2 take long, and that of key 1 fail as long as down says.
+	slow := func(db *database, down func() bool) {
+		db.set(func(d *database) {
+			d.rows = map[int]int{}
+			d.fail = func(batch []Write[int, int]) error {
+				for _, w := range batch {
+					if w.Key == 2 {
+						time.Sleep(5 * time.Second)
+					} else if down() {
+						return errSource
+					}
+				}
+				return nil
+			}
+		})
+	}
+	db := newDatabase()
+	batch := BatchConfig{Size: 1, Workers: 2, Retries: 1, Delay: 1}
+	bubble(t, behind(db, batch), func(t *testing.T, c *Cache[int, int]) {
+		slow(db, func() bool { return true })
+		require.NoError(t, c.Set(t.Context(), 2, 2))
+		require.NoError(t, c.Set(t.Context(), 1, 10))
+		go func() {
+			time.Sleep(time.Second)
+			_ = c.Set(t.Context(), 1, 11)
+		}()
+		var we *WriteError[int, int]
+		require.ErrorAs(t, c.Flush(t.Context()), &we)
+		require.Equal(t, []Write[int, int]{{Key: 1, Value: 11}}, we.Writes)
+		require.Zero(t, c.Stats().Queued)
+		require.NoError(t, c.Close(t.Context()))
+	})
+	bubble(t, behind(db, batch), func(t *testing.T, c *Cache[int, int]) {
+		down := true
+		slow(db, func() bool { return down })
+		require.NoError(t, c.Set(t.Context(), 2, 2))
+		require.NoError(t, c.Set(t.Context(), 1, 10))
+		go func() {
+			time.Sleep(time.Second)
+			down = false
+			_ = c.Flush(t.Context()) // has it tried again
+		}()
+		require.NoError(t, c.Flush(t.Context()))
+		require.Equal(t, map[int]int{1: 10, 2: 2}, db.all())
+		require.True(t, c.Contains(1))
+	})
+	// Many keys that are ready do not keep those that were given up from being tried again.
+	bubble(t, behind(db, BatchConfig{Delay: time.Millisecond, Retries: 1}), func(t *testing.T, c *Cache[int, int]) {
+		db.set(func(d *database) {
+			d.took = 10 * time.Millisecond
+			d.fail = func(batch []Write[int, int]) error {
+				for _, w := range batch {
+					if w.Key == 1 {
+						return errSource
+					}
+				}
+				return nil
+			}
+		})
+		require.NoError(t, c.Set(t.Context(), 1, 10))
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			for k := 100; ctx.Err() == nil; k++ {
+				time.Sleep(5 * time.Millisecond)
+				_ = c.Set(t.Context(), 100+k%500, 1)
+			}
+		}()
+		var we *WriteError[int, int]
+		start := time.Now()
+		require.ErrorAs(t, c.Flush(t.Context()), &we)
+		require.Less(t, time.Since(start), time.Second)
+		cancel()
+		time.Sleep(time.Second)
+	})
+}
+
+// Close that ends while writes are tried for the last time returns all of them, once, in one error.
+func TestCloseBesideRevival(t *testing.T) {
+	for d := time.Second; d < 2*time.Second; d += 50 * time.Millisecond {
+		db := newDatabase()
+		bubble(t, behind(db, BatchConfig{Size: 1, Workers: 2, Retries: 1, Delay: 1, MaxBackoff: time.Second}), func(t *testing.T, c *Cache[int, int]) {
+			db.set(func(db *database) {
+				db.fail = func(batch []Write[int, int]) error {
+					if batch[0].Key == 1 {
+						time.Sleep(100 * time.Millisecond)
+					} else {
+						time.Sleep(d)
+					}
+					return errSource
+				}
+			})
+			require.NoError(t, c.Set(t.Context(), 1, 1))
+			require.NoError(t, c.Set(t.Context(), 2, 2))
+			var we *WriteError[int, int]
+			require.ErrorAs(t, c.Close(t.Context()), &we)
+			require.ElementsMatch(t, []Write[int, int]{{Key: 1, Value: 1}, {Key: 2, Value: 2}}, we.Writes)
+			require.ErrorIs(t, we, errSource)
+		})
+	}
+}
+
+// A Tier that hangs, with no room to remember what it does not do, keeps neither the writer nor
+// Close for ever.
+func TestTierHangsWhileWriting(t *testing.T) {
+	db := newDatabase()
+	config := behind(db, BatchConfig{Delay: 1})
+	config.Next, config.TierBacklog = hanging{newShelf()}, 1
+	bubble(t, config, func(t *testing.T, c *Cache[int, int]) {
+		for k := range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_ = c.Delete(ctx, k)
+			cancel()
+		}
+		require.NoError(t, c.Flush(t.Context()))
+		require.NoError(t, c.Set(t.Context(), 9, 9))
+		time.Sleep(time.Minute)
+		require.Equal(t, map[int]int{9: 9}, db.all())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		require.Error(t, c.Close(ctx))
+		require.LessOrEqual(t, time.Since(start), time.Second)
+	})
+}
+
+// A load in the background, or a Refresh, whose lease is not good any more does not leave the old
+// entry as it was, for good.
+func TestLeaseGone(t *testing.T) {
+	next := leasing{newShelf(), map[int]bool{}}
+	src := newSource()
+	config := Config[int, int]{TTL: time.Minute, StaleWhileRevalidate: time.Hour, RefreshAhead: 0.5, Loader: src.load, Next: next}
+	bubble(t, config, func(t *testing.T, c *Cache[int, int]) {
+		for version, ask := range []func(){
+			func() { time.Sleep(50 * time.Second); _, _ = c.GetOrLoad(t.Context(), 1) },
+			func() { go c.Refresh(t.Context(), 1) },
+		} {
+			_, err := c.GetOrLoad(t.Context(), 1)
+			require.NoError(t, err)
+			src.set(func(s *source) { s.took, s.version = time.Second, version+1 })
+			ask()
+			time.Sleep(time.Second / 2)
+			next.set(func(*shelf) { delete(next.leases, 1); delete(next.values, 1) })
+			time.Sleep(time.Second)
+			v, err := c.GetOrLoad(t.Context(), 1)
+			require.NoError(t, err)
+			require.Equal(t, 1000*(version+1)+1, v)
+			require.True(t, c.Contains(1))
+		}
+	})
+}
+
+// While WriteBehind deletes rows one after the other, nobody finds in the second level what others
+// have loaded before.
+func TestDeletedInBatch(t *testing.T) {
+	db, next := newDatabase(), newShelf()
+	config := behind(db, BatchConfig{Delay: time.Second})
+	config.Next, config.TierBacklog = next, 1
+	bubble(t, config, func(t *testing.T, c *Cache[int, int]) {
+		for k := range 4 {
+			db.set(func(d *database) { d.rows[k] = 77 })
+			require.NoError(t, c.Delete(t.Context(), k))
+		}
+		next.set(func(s *shelf) {
+			for k := range 4 {
+				s.values[k] = shelved{value: 77}
+			}
+			s.took = 10 * time.Millisecond
+		})
+		for range 200 {
+			for k := range 4 {
+				go func() { _, _ = c.GetOrLoad(t.Context(), k) }()
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(10 * time.Second)
+		for k := range 4 {
+			require.False(t, c.Contains(k))
+		}
+	})
+}

@@ -51,9 +51,10 @@
 // steps with the calls that come anyway. Close waits for all that is under way, and returns
 // every write that was acknowledged and could not be made.
 //
-// OnRemove is told of each value that leaves, exactly once and with the reason. It, the Loader, the
-// Store, the Tier and the Weigher are called without any lock held but that of a key that is
-// being written; only what is given to Compute must not call the cache.
+// OnRemove is told of each value that leaves, exactly once and with the reason. It, the Loader and
+// the Weigher are called without any lock held; the Store and the Tier only with the locks of
+// the keys that they are to write, which they must not load or write through the cache; and
+// what is given to Compute must not call the cache at all.
 //
 // # How it works
 //

@@ -106,6 +106,9 @@ func (c *Cache[K, V]) Close(ctx context.Context) error {
 			l.cancel()
 		}
 	}
+	if c.tier != nil {
+		defer context.AfterFunc(ctx, c.tier.cancel)()
+	}
 	if c.queue != nil {
 		if err := c.queue.close(ctx); err != nil {
 			errs = append(errs, err)
@@ -132,7 +135,12 @@ func (c *Cache[K, V]) Flush(ctx context.Context) error {
 	if c.queue == nil {
 		return nil
 	}
-	return c.queue.flush(ctx)
+	lost, err := c.queue.flush(ctx)
+	if lost.orNil() == nil {
+		return err
+	}
+	c.queue.lost(lost.Writes)
+	return errors.Join(err, lost)
 }
 
 // janitor takes out what has expired from time to time.

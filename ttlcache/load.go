@@ -448,7 +448,8 @@ func (c *Cache[K, V]) keep(ctx context.Context, h uint64, call *loading[K, V], h
 		}
 		defer c.keys.Unlock(k)
 		if c.tier != nil && l.left == 0 && c.valid(h, call) && !c.keepInTier(ctx, h, k, how, l, o) {
-			c.overtake(h, k)
+			// The load is overtaken, and what was there before is outdated, too.
+			c.dropLocal(h, k, out)
 		}
 	}
 	c.keepLocked(h, call, l, o, out)
@@ -465,13 +466,6 @@ func (c *Cache[K, V]) keepInTier(ctx context.Context, h uint64, k K, how how, l 
 		_ = c.tier.delete(ctx, k) // if that fails, and there is no room to remember it, it expires
 	}
 	return true
-}
-
-// overtake sees to it that what is being loaded for k is not kept.
-func (c *Cache[K, V]) overtake(h uint64, k K) {
-	s := c.lockFor(h)
-	defer s.lock.Unlock()
-	s.flights.Overtake(k)
 }
 
 // valid reports whether what is loaded for call may be kept.

@@ -221,7 +221,9 @@ func (t *tier[K, V]) wrote(k K, since uint64, err error) error {
 func (t *tier[K, V]) outdated(k K) {
 	if !t.distrust(k, errOutdated) {
 		// There is no room to remember it: this is the best that can be done.
-		_ = t.next.Delete(t.ctx, k)
+		ctx, cancel := context.WithTimeout(t.ctx, mendTimeout)
+		defer cancel()
+		_ = t.next.Delete(ctx, k)
 	}
 }
 
@@ -258,12 +260,15 @@ func (t *tier[K, V]) trust(k K, since uint64) {
 // distrust says that what the Tier has for k may be outdated, if there is room to remember it.
 func (t *tier[K, V]) distrust(k K, err error) bool {
 	c := t.cache
-	if err != errOutdated {
+	most := c.config.TierBacklog
+	if err == errOutdated {
+		most *= 2 // nobody can be told that there is no room
+	} else {
 		c.counters.tierErrors.Add(1)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, known := t.suspects[k]; !known && len(t.suspects) >= c.config.TierBacklog {
+	if _, known := t.suspects[k]; !known && len(t.suspects) >= most {
 		return false
 	}
 	t.numbers++
@@ -365,15 +370,13 @@ func (t *tier[K, V]) close(ctx context.Context) error {
 	t.mu.Lock()
 	t.stopped = true
 	t.mu.Unlock()
-	stop := context.AfterFunc(ctx, t.cancel) // what mend is about
-	t.cache.life.others.Wait()               // for mend: it has been told to stop
-	stop()
-	t.cancel()
+	t.cache.life.others.Wait() // for mend: it has been told to stop; when ctx ends, so does t.ctx
 	t.mu.Lock()
 	t.stopped = false // for mendAll
 	t.mending = true  // so that no other is started
 	t.mu.Unlock()
 	t.mendAll(ctx)
+	t.cancel()
 
 	t.mu.Lock()
 	defer t.mu.Unlock()

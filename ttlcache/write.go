@@ -138,7 +138,12 @@ func (c *Cache[K, V]) writeSteps(ctx context.Context, h uint64, w Write[K, V], t
 		c.beginWrite(h, k)
 	}
 	if c.config.Store != nil {
-		if err := c.toStore(ctx, w, ttl, weight); err != nil {
+		begun, err := c.toStore(ctx, w, ttl, weight)
+		if !begun {
+			c.endWrite(h, k)
+			return false, true, err // nothing was changed
+		}
+		if err != nil {
 			if c.tier != nil {
 				if e := c.tier.delete(ctx, k); e != nil {
 					err = fmt.Errorf("%w; %w", err, e)
@@ -193,17 +198,25 @@ func (c *Cache[K, V]) beginWrite(h uint64, k K) {
 	s.writes[k] = struct{}{}
 }
 
-// toStore makes a change in the Store, or sees to it that it will be made.
-func (c *Cache[K, V]) toStore(ctx context.Context, w Write[K, V], ttl int64, weight uint32) error {
+// endWrite says that k is not being written elsewhere after all.
+func (c *Cache[K, V]) endWrite(h uint64, k K) {
+	s := c.lockFor(h)
+	defer s.lock.Unlock()
+	delete(s.writes, k)
+}
+
+// toStore makes a change in the Store, or sees to it that it will be made. If begun is false, there
+// was no room for it in the queue.
+func (c *Cache[K, V]) toStore(ctx context.Context, w Write[K, V], ttl int64, weight uint32) (begun bool, err error) {
 	if c.queue != nil {
 		if queued, err := c.queue.put(ctx, pendingWrite[K, V]{w, ttl, weight}); queued || err != nil {
-			return err
+			return queued, err
 		}
 	}
 	if err := c.config.Store.Write(ctx, []Write[K, V]{w}); err != nil {
 		c.counters.writeErrors.Add(1)
-		return err
+		return true, err
 	}
 	c.counters.written.Add(1)
-	return nil
+	return true, nil
 }

@@ -130,6 +130,7 @@ type pending[K comparable, V any] struct {
 	again *pendingWrite[K, V]
 	err   error // why it is parked
 	epoch int   // of the queue, when it was parked
+	told  bool  // it is not in the queue any more: a Flush has returned it, or Close
 
 	// barriers are told when write is done, and later when again is.
 	barriers, later []*barrier[K, V]
@@ -138,7 +139,7 @@ type pending[K comparable, V any] struct {
 // A barrier is a Flush that waits for some keys.
 type barrier[K comparable, V any] struct {
 	left   int
-	failed WriteError[K, V] // of those that were given up
+	failed []*pending[K, V] // those that were given up, the first time
 	done   chan struct{}
 }
 
@@ -296,6 +297,10 @@ func (q *queue[K, V]) take() (batch []*pending[K, V], again bool) {
 		if q.stopped {
 			return nil, false
 		}
+		// First, because those that are ready may never end; and each once in an epoch.
+		if batch := q.takeParked(); batch != nil {
+			return batch, true
+		}
 		if len(q.ready) > 0 {
 			wait := q.ready[0].since + int64(q.batch.Delay) - q.cache.clock.Now()
 			if len(q.ready) >= q.batch.Size || q.flushing > 0 || wait <= 0 {
@@ -311,9 +316,6 @@ func (q *queue[K, V]) take() (batch []*pending[K, V], again bool) {
 			} else {
 				q.timer.Reset(time.Duration(wait))
 			}
-		}
-		if batch := q.takeParked(); batch != nil {
-			return batch, true
 		}
 		q.work.Wait()
 	}
@@ -474,8 +476,17 @@ func (q *queue[K, V]) setDown(down bool) {
 // finish notes that a batch was written, or given up because of err.
 func (q *queue[K, V]) finish(batch []*pending[K, V], err error) {
 	c := q.cache
-	var failed, deleted []Write[K, V]
+	var failed []Write[K, V]
 	var passed []*barrier[K, V]
+	if err == nil && c.tier != nil {
+		// While a row was there still, other processes may have loaded it. As long as the
+		// key is in the queue, nobody here looks for it there.
+		for _, p := range batch {
+			if p.write.Deleted {
+				c.tier.outdated(p.write.Key)
+			}
+		}
+	}
 	q.mu.Lock()
 	if q.stopped {
 		q.mu.Unlock()
@@ -485,9 +496,6 @@ func (q *queue[K, V]) finish(batch []*pending[K, V], err error) {
 		p.taken = false
 		if err == nil {
 			c.counters.written.Add(1)
-			if p.write.Deleted {
-				deleted = append(deleted, p.write.Write)
-			}
 		}
 		if p.again != nil && err != nil {
 			// The former write does not matter any more, but the later one is not made.
@@ -497,8 +505,7 @@ func (q *queue[K, V]) finish(batch []*pending[K, V], err error) {
 		passed = append(passed, p.barriers...)
 		if p.again == nil && err != nil {
 			for _, b := range p.barriers {
-				b.failed.Writes = append(b.failed.Writes, p.write.Write)
-				b.failed.Err = err
+				b.failed = append(b.failed, p)
 			}
 		}
 		p.barriers, p.later = p.later, nil
@@ -517,12 +524,6 @@ func (q *queue[K, V]) finish(batch []*pending[K, V], err error) {
 		}
 	}
 	q.mu.Unlock()
-	if c.tier != nil {
-		// While the row was there still, other processes may have loaded it.
-		for _, w := range deleted {
-			c.tier.outdated(w.Key)
-		}
-	}
 	if len(failed) > 0 {
 		q.lost(failed)
 		c.config.OnWriteError(failed, err)
@@ -567,84 +568,102 @@ func (q *queue[K, V]) hurry() {
 	q.revive()
 }
 
-// flush is Flush.
-func (q *queue[K, V]) flush(ctx context.Context) error {
+// flush is Flush. What could not be written is not in the queue any more.
+func (q *queue[K, V]) flush(ctx context.Context) (lost *WriteError[K, V], err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return nil, err
 	}
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.stopped {
-		q.mu.Unlock()
-		return nil
+		return nil, nil
 	}
 	b := &barrier[K, V]{left: 1, done: make(chan struct{})}
 	for _, p := range q.keys {
-		b.left++
-		if p.again != nil {
-			p.later = append(p.later, b)
-		} else {
-			p.barriers = append(p.barriers, b)
-		}
+		b.await(p)
 	}
-	b.pass()
 	q.flushing++
+	defer func() { q.flushing-- }()
 	q.revive()
-	q.mu.Unlock()
+	lost = &WriteError[K, V]{}
+	for b.left > 1 {
+		b.pass()
+		q.mu.Unlock()
+		err := q.wait(ctx, b)
+		q.mu.Lock()
+		if err != nil {
+			return lost, err
+		}
+		// What was given up may be tried again already, by another Flush or because of a
+		// later write: then that is waited for.
+		again := &barrier[K, V]{left: 1, done: make(chan struct{})}
+		for _, p := range b.failed {
+			switch {
+			case p.told:
+				lost.add(p) // to another caller; but this one must not think that it is written
+			case q.keys[p.write.Key] != p: // it was written, or OnWriteError was told
+			case p.err != nil:
+				q.parked = slices.DeleteFunc(q.parked, func(other *pending[K, V]) bool { return other == p })
+				q.tell(p, lost)
+			default:
+				again.await(p)
+			}
+		}
+		b = again
+	}
+	return lost, nil
+}
 
-	var err error
+// await makes b wait for the last write of p.
+func (b *barrier[K, V]) await(p *pending[K, V]) {
+	b.left++
+	if p.again != nil {
+		p.later = append(p.later, b)
+	} else {
+		p.barriers = append(p.barriers, b)
+	}
+}
+
+// wait waits until all that b waits for is done.
+func (q *queue[K, V]) wait(ctx context.Context, b *barrier[K, V]) error {
 	select {
 	case <-b.done:
+		return nil
 	case <-ctx.Done():
-		err = ctx.Err()
+		return ctx.Err()
 	case <-q.ctx.Done():
 		select {
 		case <-b.done: // that was before
+			return nil
 		default:
-			err = ErrClosed // Close has given up, and has reported what was left
+			return ErrClosed // Close has given up, and has reported what was left
 		}
 	}
-	q.mu.Lock()
-	q.flushing--
-	if err != nil || len(b.failed.Writes) == 0 {
-		q.mu.Unlock()
-		return err
-	}
-	// The caller has them now. (With OnWriteError, they are not in the queue any more.)
-	failed := make(map[K]bool, len(b.failed.Writes))
-	for _, w := range b.failed.Writes {
-		failed[w.Key] = true
-	}
-	q.parked = slices.DeleteFunc(q.parked, func(p *pending[K, V]) bool {
-		if failed[p.write.Key] {
-			q.remove(p)
-			return true
-		}
-		return false
-	})
-	q.mu.Unlock()
-	if q.cache.config.OnWriteError != nil {
-		return nil
-	}
-	q.lost(b.failed.Writes)
-	return &b.failed
 }
 
-// collect takes keys out of the queue, and returns them as an error, or nil if there are none.
-func (q *queue[K, V]) collect(list []*pending[K, V]) *WriteError[K, V] {
-	if len(list) == 0 {
-		return nil
+// tell takes p out of the queue, and adds it to what a caller is told.
+func (q *queue[K, V]) tell(p *pending[K, V], lost *WriteError[K, V]) {
+	q.remove(p)
+	p.told = true
+	lost.add(p)
+}
+
+// add adds the last write of p.
+func (e *WriteError[K, V]) add(p *pending[K, V]) {
+	w := p.write
+	if p.again != nil {
+		w = *p.again
 	}
-	e := &WriteError[K, V]{}
-	for _, p := range list {
-		w := p.write
-		if p.again != nil {
-			w = *p.again
-		}
-		e.Writes = append(e.Writes, w.Write)
-		if p.err != nil {
-			e.Err = p.err
-		}
-		q.remove(p)
+	e.Writes = append(e.Writes, w.Write)
+	if p.err != nil {
+		e.Err = p.err
+	}
+}
+
+// orNil returns e as an error, or nil if there is nothing in it.
+func (e *WriteError[K, V]) orNil() error {
+	if e == nil || len(e.Writes) == 0 {
+		return nil
 	}
 	return e
 }
@@ -652,7 +671,10 @@ func (q *queue[K, V]) collect(list []*pending[K, V]) *WriteError[K, V] {
 // close writes what can be written and stops the workers. Nobody puts anything in any more, but
 // if ctx has ended.
 func (q *queue[K, V]) close(ctx context.Context) error {
-	err := q.flush(ctx)
+	lost, err := q.flush(ctx)
+	if lost == nil {
+		lost = &WriteError[K, V]{}
+	}
 	q.mu.Lock()
 	q.stopped = true
 	q.work.Broadcast()
@@ -661,21 +683,17 @@ func (q *queue[K, V]) close(ctx context.Context) error {
 			timer.Stop()
 		}
 	}
-	rest := make([]*pending[K, V], 0, len(q.keys))
-	for _, p := range q.keys {
-		rest = append(rest, p)
+	for _, p := range q.keys { // ctx has ended; what a worker has in hand may still be written
+		q.tell(p, lost)
 	}
-	e := q.collect(rest)
 	q.mu.Unlock()
 	q.cancel()
-	if e == nil {
+	if err == nil {
 		q.wg.Wait()
-		return err
 	}
-	// ctx has ended. What a worker has in hand may still be written.
-	if e.Err == nil {
-		e.Err = err
+	if lost.Err == nil {
+		lost.Err = err
 	}
-	q.lost(e.Writes)
-	return e
+	q.lost(lost.Writes)
+	return lost.orNil()
 }

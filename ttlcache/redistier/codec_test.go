@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -30,6 +31,8 @@ func TestConfigErrors(t *testing.T) {
 	require.EqualError(t, err, "redistier: MaxSize must be at least 0, got -1")
 	_, err = New(Config[string, int]{Client: client, Prefix: "p", Ping: -1})
 	require.EqualError(t, err, "redistier: Ping must be at least 0, got -1ns")
+	_, err = New(Config[string, int]{Client: client, Prefix: "p", LeaseTime: time.Microsecond})
+	require.EqualError(t, err, "redistier: LeaseTime must be at least 1ms, or 0, got 1µs")
 	_, err = New(Config[point, int]{Client: client, Prefix: "p"})
 	require.EqualError(t, err, "redistier: Key and ParseKey must be given for keys of type redistier.point")
 }

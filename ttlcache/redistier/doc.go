@@ -14,8 +14,8 @@
 //
 // A process that misses a key takes a lease, which is gone once anybody has changed the key; without
 // it, what the process then loads is not written to Redis. So a value that was loaded before
-// another process has deleted it does not come back. A lease takes a small key in Redis for a
-// minute at the most.
+// another process has deleted it does not come back. A lease takes a small key in Redis for
+// Config.LeaseTime at the most.
 //
 // If the line to Redis on which messages come is lost, some may be missed: then the first level
 // is emptied, at once and again when the line is back. Between the two, a value may be as old

@@ -43,6 +43,10 @@ type Config[K comparable, V any] struct {
 	// decompression; larger ones are an error. 0 is 64 MiB.
 	MaxSize int
 
+	// LeaseTime is the longest time that a load may take: what takes longer is not kept, neither
+	// in Redis nor in the process. 0 is one minute. See Leaser in package ttlcache.
+	LeaseTime time.Duration
+
 	// Ping is how long the line for messages may be silent before it is probed, and how long
 	// the answer may take. 0 is one second.
 	Ping time.Duration
@@ -76,6 +80,8 @@ func New[K comparable, V any](config Config[K, V]) (*Tier[K, V], error) {
 		return nil, errors.New("redistier: Key and ParseKey must both be given, or neither")
 	case config.MaxSize < 0:
 		return nil, fmt.Errorf("redistier: MaxSize must be at least 0, got %d", config.MaxSize)
+	case config.LeaseTime < 0 || config.LeaseTime > 0 && config.LeaseTime < time.Millisecond:
+		return nil, fmt.Errorf("redistier: LeaseTime must be at least 1ms, or 0, got %v", config.LeaseTime)
 	case config.Ping < 0:
 		return nil, fmt.Errorf("redistier: Ping must be at least 0, got %v", config.Ping)
 	}
@@ -93,6 +99,9 @@ func New[K comparable, V any](config Config[K, V]) (*Tier[K, V], error) {
 	}
 	if config.MaxSize == 0 {
 		config.MaxSize = 64 << 20
+	}
+	if config.LeaseTime == 0 {
+		config.LeaseTime = time.Minute
 	}
 	if config.Ping == 0 {
 		config.Ping = time.Second
@@ -118,7 +127,8 @@ if v then
 	left = redis.call('PTTL', KEYS[1])
 	if ARGV[3] == '0' then return {v, left, ''} end
 end
-redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
+redis.call('SET', KEYS[2], ARGV[1], 'NX')
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return {v, left, redis.call('GET', KEYS[2])}`)
 
 	// ARGV: the value; its time, 0 for none; channel and message; the lease, or nothing.
@@ -141,9 +151,6 @@ redis.call('PUBLISH', ARGV[1], ARGV[2])
 return 1`)
 )
 
-// leaseTime is how long a lease is good: a load that takes longer does not fill Redis.
-const leaseTime = time.Minute
-
 // keys returns the keys of a value and of its lease, which are in the same slot of a Cluster,
 // unless there is a "}" in the key that ends no tag.
 func (t *Tier[K, V]) keys(key string) []string {
@@ -163,15 +170,15 @@ func (t *Tier[K, V]) Get(ctx context.Context, k K) (v V, remaining time.Duration
 	return v, remaining, ok, err
 }
 
-// GetLease is Get, and takes a lease for Fill if k is not there, or if always is set. A lease
-// is good for a minute, if nobody sets, fills or deletes k. Complexity: one round trip.
+// GetLease is Get, and takes a lease for Fill if k is not there, or if always is set. A lease is
+// good for Config.LeaseTime, if nobody sets, fills or deletes k. Complexity: one round trip.
 func (t *Tier[K, V]) GetLease(ctx context.Context, k K, always bool) (v V, remaining time.Duration, ok bool, lease string, err error) {
 	key := t.config.Key(k)
 	want := 0
 	if always {
 		want = 1
 	}
-	reply, err := getScript.Run(ctx, t.config.Client, t.keys(key), rand.Text(), leaseTime.Milliseconds(), want).Slice()
+	reply, err := getScript.Run(ctx, t.config.Client, t.keys(key), rand.Text(), t.config.LeaseTime.Milliseconds(), want).Slice()
 	if err != nil {
 		return v, 0, false, "", fmt.Errorf("redistier: Get %q: %w", key, err)
 	}
@@ -184,10 +191,14 @@ func (t *Tier[K, V]) GetLease(ctx context.Context, k K, always bool) (v V, remai
 	if !ok {
 		return v, 0, false, lease, nil
 	}
-	if v, err = t.coding.decode(data); err != nil {
-		return v, 0, false, lease, fmt.Errorf("redistier: Get %q: %w", key, err)
+	v, err = t.coding.decode(data)
+	if (err != nil || left == 0) && !always {
+		// What is there is of no use, and is to be replaced.
+		_, _, _, lease, _ = t.GetLease(ctx, k, true)
 	}
 	switch {
+	case err != nil:
+		return *new(V), 0, false, lease, fmt.Errorf("redistier: Get %q: %w", key, err)
 	case left < 0:
 		return v, ttlcache.Forever, true, lease, nil
 	case left == 0: // less than a millisecond
