@@ -6,6 +6,7 @@ import (
 	"math"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -649,13 +650,13 @@ func TestFlushAndLaterAttempts(t *testing.T) {
 		require.NoError(t, c.Close(t.Context()))
 	})
 	bubble(t, behind(db, batch), func(t *testing.T, c *Cache[int, int]) {
-		down := true
-		slow(db, func() bool { return down })
+		var up atomic.Bool
+		slow(db, func() bool { return !up.Load() })
 		require.NoError(t, c.Set(t.Context(), 2, 2))
 		require.NoError(t, c.Set(t.Context(), 1, 10))
 		go func() {
 			time.Sleep(time.Second)
-			down = false
+			up.Store(true)
 			_ = c.Flush(t.Context()) // has it tried again
 		}()
 		require.NoError(t, c.Flush(t.Context()))
