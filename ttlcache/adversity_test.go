@@ -798,3 +798,53 @@ func TestDeletedInBatch(t *testing.T) {
 		}
 	})
 }
+
+// The rest of what can go wrong with several keys at a time.
+func TestManyGoWrong(t *testing.T) {
+	// A Loader that calls runtime.Goexit for one of them.
+	bubble(t, Config[int, int]{Loader: func(_ context.Context, k int) (Entry[int], error) {
+		if k == 2 {
+			runtime.Goexit()
+		}
+		return Entry[int]{Value: k}, nil
+	}}, func(t *testing.T, c *Cache[int, int]) {
+		returned := false
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, _ = c.GetOrLoadAll(t.Context(), []int{1, 2, 3})
+			returned = true
+		})
+		wg.Wait()
+		require.False(t, returned)
+		require.True(t, c.Contains(1))
+	})
+	// A Tier that panics, and one that does not answer to a Set: who loads the key does not wait.
+	src := newSource()
+	bubble(t, Config[int, int]{BulkLoader: src.bulk, Next: panickingTier{newShelf()}}, func(t *testing.T, c *Cache[int, int]) {
+		require.Panics(t, func() { _, _ = c.GetOrLoadAll(t.Context(), []int{1, 2, 3}) })
+	})
+	next := newShelf()
+	bubble(t, Config[int, int]{TTL: time.Hour, Loader: src.load, Next: next}, func(t *testing.T, c *Cache[int, int]) {
+		next.set(func(s *shelf) { s.took = time.Hour })
+		go c.Set(t.Context(), 1, 5) // has the lock of the key
+		synctest.Wait()
+		next.set(func(s *shelf) { s.took = 0 })
+		want(t, c, 1, 1)
+		require.False(t, c.Contains(1), "it is not kept: it may be older than what is being set")
+		time.Sleep(time.Hour / 2)
+		want(t, c, 1, 1)
+	})
+	// Keys that are not equal to themselves.
+	c, err := New(Config[float64, int]{Capacity: 10, BulkLoader: func(_ context.Context, keys []float64) (map[float64]Entry[int], error) {
+		return map[float64]Entry[int]{2: {Value: 1}}, nil
+	}})
+	require.NoError(t, err)
+	m, err := c.GetOrLoadAll(t.Context(), []float64{math.NaN(), 2})
+	require.ErrorIs(t, err, ErrKey)
+	require.Equal(t, map[float64]int{2: 1}, m)
+	require.NoError(t, c.Close(t.Context()))
+}
+
+type panickingTier struct{ *shelf }
+
+func (panickingTier) Get(context.Context, int) (int, time.Duration, bool, error) { panic("tier") }

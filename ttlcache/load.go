@@ -443,8 +443,10 @@ func (c *Cache[K, V]) keep(ctx context.Context, h uint64, call *loading[K, V], h
 	out := c.newDepartures()
 	defer c.reportAll(out) // when the key is unlocked
 	if c.slow {
-		if c.keys.Lock(ctx, k) != nil {
-			return // there is no time left to keep it
+		if !c.keys.TryLock(k) {
+			// Who writes k overtakes this load when he is done. He may have to wait for a
+			// second level that does not answer; the callers of the load must not.
+			return
 		}
 		defer c.keys.Unlock(k)
 		if c.tier != nil && l.left == 0 && c.valid(h, call) && !c.keepInTier(ctx, h, k, how, l, o) {

@@ -27,13 +27,10 @@ func (l *Locks[K]) Lock(ctx context.Context, k K) error {
 	l.mu.Lock()
 	e := l.keys[k]
 	if e == nil {
-		if l.keys == nil {
-			l.keys = map[K]*key{}
-		}
-		e = &key{held: make(chan struct{}, 1)}
-		l.keys[k] = e
+		e = l.add(k)
+	} else {
+		e.users++
 	}
-	e.users++
 	l.mu.Unlock()
 	select {
 	case e.held <- struct{}{}:
@@ -42,6 +39,27 @@ func (l *Locks[K]) Lock(ctx context.Context, k K) error {
 		l.leave(k, e)
 		return ctx.Err()
 	}
+}
+
+// TryLock locks k, unless somebody has the lock or waits for it.
+func (l *Locks[K]) TryLock(k K) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.keys[k] != nil {
+		return false
+	}
+	l.add(k).held <- struct{}{}
+	return true
+}
+
+// add adds k, with one user. l.mu is locked.
+func (l *Locks[K]) add(k K) *key {
+	if l.keys == nil {
+		l.keys = map[K]*key{}
+	}
+	e := &key{users: 1, held: make(chan struct{}, 1)}
+	l.keys[k] = e
+	return e
 }
 
 // Unlock unlocks k, which the caller has locked.

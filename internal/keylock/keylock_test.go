@@ -59,6 +59,19 @@ func TestLockInTurn(t *testing.T) {
 	})
 }
 
+func TestTryLock(t *testing.T) {
+	var l Locks[string]
+	require.True(t, l.TryLock("a"))
+	require.False(t, l.TryLock("a"))
+	require.True(t, l.TryLock("b"))
+	l.Unlock("a")
+	require.NoError(t, l.Lock(t.Context(), "a"))
+	require.False(t, l.TryLock("a"))
+	l.Unlock("a")
+	l.Unlock("b")
+	require.Empty(t, l.keys)
+}
+
 func TestLockGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l Locks[string]
