@@ -606,6 +606,7 @@ func TestLeases(t *testing.T) {
 		require.NoError(t, b.Refresh(t.Context(), 1))
 		require.Equal(t, 1, b.Stats().TierBacklog)
 		require.True(t, b.Contains(1))
+		synctest.Wait() // until it has been tried in vain
 		next.set(func(s *shelf) { s.down = false })
 		b.Invalidate(1)
 		_, err = b.GetOrLoad(t.Context(), 1)
