@@ -170,13 +170,7 @@ func (c *core[K, V]) drop(h uint32, k K, now int64, cause Cause, out *departures
 // before what is alive. Of o, the weight may be too much.
 func (c *core[K, V]) set(h uint32, k K, v V, o offer, now int64, out *departures[K, V]) (stored bool) {
 	c.expire(now, step, out)
-	n := c.arena.Find(h, k)
-	if n != 0 && c.dead(n) <= now {
-		c.expired++
-		c.remove(n, Expired, out)
-		n = 0
-	}
-	return c.put(n, h, k, v, o, now, out)
+	return c.put(c.find(h, k, now, out), h, k, v, o, now, out)
 }
 
 // replaceLast is what set comes to in a full core that is plain: it stores v under k, which must
@@ -233,8 +227,8 @@ func (c *core[K, V]) update(n uint32, v V, o offer, now int64, out *departures[K
 	c.schedule(n, before)
 	c.arena.Promote(n)
 	for c.spec.weighted && c.weight > c.capacity {
-		// The entry itself is the first, and stays. If it is dead already, it is not
-		// looked at: a node's time cannot be before the wheel's.
+		// The entry itself is the first in the list, and not heavier than all that there
+		// is room for, so it stays.
 		if c.expireOthers(n, now, out) == 0 {
 			c.evict(c.arena.Back(), out)
 		}
