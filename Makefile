@@ -5,6 +5,7 @@
 #   make fuzz    every fuzz target         FUZZTIME=30s each
 #   make cover   coverage of the root module, by package and in total
 #   make servers only the tests that need a real server
+#   make rates   the rates of false positives, in full
 #
 # Nothing here lists modules: whatever go.work uses is checked.
 
@@ -37,9 +38,9 @@ FUZZTIME ?= 30s
 # $(call each,COMMAND) runs COMMAND in every module and stops at the first failure.
 each = for m in $(MODULES); do echo "== $@ .$${m\#$(ROOT)}"; (cd "$$m" && $(1)); done
 
-.PHONY: test quick setup fmt tidy vet lint unit servers examples bench-once test32 bench fuzz cover
+.PHONY: test quick setup fmt tidy vet lint unit rates servers examples bench-once test32 bench fuzz cover
 
-test: setup fmt tidy vet lint unit servers examples bench-once test32
+test: setup fmt tidy vet lint unit rates servers examples bench-once test32
 
 quick: fmt vet
 	@$(call each,$(ROOT)/scripts/gotest -short -shuffle=on ./...)
@@ -61,6 +62,12 @@ lint:
 
 unit:
 	@$(call each,$(ROOT)/scripts/gotest -race -shuffle=on ./...)
+
+# What is measured with hundreds of filters takes the race detector, which finds nothing in it,
+# ten minutes; there it runs in a short form.
+rates:
+	@echo "== $@ ."
+	go test -run=FPR ./bloom
 
 servers:
 	@scripts/need $(SERVERS)

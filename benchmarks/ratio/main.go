@@ -3,12 +3,15 @@
 //
 //	go test -bench=. -rounds=9 . | go run ./ratio
 //
+// With -each it prints our proportion to every other one, too, behind its time.
+//
 // It expects names of the form Name/…/impl=NAME/round=N. The proportion is the median of
 // those of the single rounds, for what disturbs one round disturbs all that take part in it.
 package main
 
 import (
 	"cmp"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -22,7 +25,9 @@ import (
 const ours = "sysblocks"
 
 func main() {
-	if err := run(os.Stdin, os.Stdout); err != nil {
+	each := flag.Bool("each", false, "print our proportion to every other implementation")
+	flag.Parse()
+	if err := run(os.Stdin, os.Stdout, *each); err != nil {
 		fmt.Fprintln(os.Stderr, "ratio:", err)
 		os.Exit(1)
 	}
@@ -35,7 +40,7 @@ type workload struct {
 	values     map[string]map[string]float64
 }
 
-func run(in io.Reader, out io.Writer) error {
+func run(in io.Reader, out io.Writer, each bool) error {
 	workloads, err := read(in)
 	if err != nil {
 		return err
@@ -61,7 +66,11 @@ func run(in io.Reader, out io.Writer) error {
 		fmt.Fprintf(t, "| %s\t| %s\t", w.name, w.unit)
 		for _, impl := range names {
 			if v, ok := w.median(impl); ok {
-				fmt.Fprintf(t, "| %.1f\t", v)
+				fmt.Fprintf(t, "| %.1f", v)
+				if each && impl != ours {
+					fmt.Fprintf(t, " (%.2f)", w.ratioTo(impl))
+				}
+				fmt.Fprint(t, "\t")
 			} else {
 				fmt.Fprint(t, "| \t")
 			}
@@ -145,14 +154,19 @@ func (w *workload) ratio() (best string, ratio float64) {
 			best, lowest = impl, v
 		}
 	}
+	return best, w.ratioTo(best)
+}
+
+// ratioTo returns the median over the rounds of our value divided by that of impl.
+func (w *workload) ratioTo(impl string) float64 {
 	var list []float64
 	for round, v := range w.values[ours] {
-		if other := w.values[best][round]; other > 0 {
+		if other := w.values[impl][round]; other > 0 {
 			list = append(list, v/other)
 		}
 	}
-	ratio, _ = median(list)
-	return best, ratio
+	ratio, _ := median(list)
+	return ratio
 }
 
 func median(list []float64) (float64, bool) {

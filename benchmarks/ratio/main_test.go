@@ -20,11 +20,18 @@ BenchmarkOther 	1	 1000 ns/op
 PASS
 `
 	var out strings.Builder
-	require.NoError(t, run(strings.NewReader(in), &out))
+	require.NoError(t, run(strings.NewReader(in), &out, false))
 	require.Equal(t, `| workload      | unit    | sysblocks | slow | quick | to the best other |
 |---            |---      |---:       |---:  |---:   |---                |
 | Get 10 2 CPUs | ns/op   | 20.0      | 80.0 | 50.0  | **0.38** (quick)  |
 | Memory        | B/entry | 40.0      |      | 50.0  | **0.80** (quick)  |
 `, out.String())
-	require.ErrorContains(t, run(strings.NewReader("PASS\n"), &out), "no benchmark")
+	out.Reset()
+	require.NoError(t, run(strings.NewReader(in), &out, true))
+	require.Equal(t, `| workload      | unit    | sysblocks | slow        | quick       | to the best other |
+|---            |---      |---:       |---:         |---:         |---                |
+| Get 10 2 CPUs | ns/op   | 20.0      | 80.0 (0.38) | 50.0 (0.38) | **0.38** (quick)  |
+| Memory        | B/entry | 40.0      |             | 50.0 (0.80) | **0.80** (quick)  |
+`, out.String())
+	require.ErrorContains(t, run(strings.NewReader("PASS\n"), &out, false), "no benchmark")
 }
