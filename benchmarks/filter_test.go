@@ -67,11 +67,15 @@ func uintKeys(n int) (added, hits, misses []uint64) {
 // textKeys returns strings of 16 bytes.
 func textKeys(n int) (added, hits, misses []string) {
 	const width = 16
-	format := func(prefix string, n int) []string {
+	rng := rand.New(rand.NewPCG(1, uint64(n)))
+	// All lie in the order in which they are used: what is measured is the filter, not how the
+	// keys come from memory.
+	format := func(n int, key func(i int) (string, int)) []string {
 		var all strings.Builder
 		all.Grow(n * width)
 		for i := range n {
-			fmt.Fprintf(&all, "%s%011d", prefix, i)
+			prefix, number := key(i)
+			fmt.Fprintf(&all, "%s%011d", prefix, number)
 		}
 		s := all.String()
 		keys := make([]string, n)
@@ -80,14 +84,10 @@ func textKeys(n int) (added, hits, misses []string) {
 		}
 		return keys
 	}
-	added = format("user:", n)
-	misses = format("none:", lookups(n))
-	rng := rand.New(rand.NewPCG(1, uint64(n)))
-	hits = make([]string, lookups(n))
-	for i := range hits {
-		hits[i] = strings.Clone(added[rng.IntN(n)])
-	}
-	rng.Shuffle(len(misses), func(i, j int) { misses[i], misses[j] = misses[j], misses[i] })
+	added = format(n, func(i int) (string, int) { return "user:", i })
+	hits = format(lookups(n), func(int) (string, int) { return "user:", rng.IntN(n) })
+	order := rng.Perm(lookups(n))
+	misses = format(lookups(n), func(i int) (string, int) { return "none:", order[i] })
 	return added, hits, misses
 }
 

@@ -20,9 +20,6 @@ const (
 	// blockLeastFPR is the least rate for which blocks are made: there they take about four
 	// times what Classic does.
 	blockLeastFPR = 1e-8
-
-	// remixer is what a hash is multiplied with before it chooses bits.
-	remixer = 0xc4ceb9fe1a85ec53
 )
 
 // blocks is a filter made of blocks. It is not safe for concurrent use, except the methods
@@ -39,55 +36,60 @@ func newBlocks(n uint64, p float64, maxBytes uint64) (bs blocks, tooMuch float64
 	return make(blocks, int(units)), 0
 }
 
-// at returns the block of a hash, and what chooses the bits in it. The block is h·len/2^64: the
-// higher bits of the hash decide, but no division is needed (Lemire: Fast Random Integer
-// Generation in an Interval, 2019). What chooses the bits is made from all of the hash by one
-// multiplication, of which the higher bits are used, since the hashes in a block have their
-// higher bits in common.
+// at returns the block of a hash, and what chooses the bits in it. The hash is mixed to 128 bits.
+// Both halves, folded, choose the block, by h·len/2^64: the higher bits decide, but no division is
+// needed (Lemire: Fast Random Integer Generation in an Interval, 2019). The middle bits of the
+// lower half, from the sixth on, choose the bits: what the hashes in a block have in common are
+// the highest bits.
 func (bs blocks) at(h uint64) (b *block, x uint64) {
-	i, _ := bits.Mul64(h, uint64(len(bs)))
-	return &bs[i], h * remixer
+	hi, lo := bits.Mul64(h, mixer2)
+	i, _ := bits.Mul64(hi^lo, uint64(len(bs)))
+	return &bs[i], lo
 }
 
-// has reports whether all bits that x chooses are set. Its eight loads depend on nothing but x and
-// do not wait for each other; a branch at the first bit that is not set would be mispredicted
-// half the time.
+// has reports whether all bits that x chooses are set. The first four loads depend on nothing but x
+// and do not wait for each other. A branch after each would be mispredicted half the time for
+// keys that are not there; the one after all four goes one way for nearly all of these, and the
+// other for those that are there, so it costs no more than the caller's own branch on the
+// result. For keys that come so far, the other four bits are nearly always set. (Without
+// branches, has takes a tenth to a fifth more.)
 func (b *block) has(x uint64) bool {
-	return ((b[0]>>(x>>16&63))&(b[1]>>(x>>22&63))&(b[2]>>(x>>28&63))&(b[3]>>(x>>34&63))&
-		(b[4]>>(x>>40&63))&(b[5]>>(x>>46&63))&(b[6]>>(x>>52&63))&(b[7]>>(x>>58&63)))&1 != 0
+	if ((b[0]>>(x>>6&63))&(b[1]>>(x>>12&63))&(b[2]>>(x>>18&63))&(b[3]>>(x>>24&63)))&1 == 0 {
+		return false
+	}
+	return b[4]&(1<<(x>>30&63)) != 0 && b[5]&(1<<(x>>36&63)) != 0 &&
+		b[6]&(1<<(x>>42&63)) != 0 && b[7]&(1<<(x>>48&63)) != 0
 }
 
 // add sets the bits that x chooses, and reports whether any was not set. Half of the bits tell most
 // new keys from old ones. The masks are made by rotation, because the compiler then sets bits
 // in memory with one instruction each; a shift becomes a bit-test-and-set, which takes three.
 func (b *block) add(x uint64) (added bool) {
-	if ((b[0]>>(x>>16&63))&(b[1]>>(x>>22&63))&
-		(b[2]>>(x>>28&63))&(b[3]>>(x>>34&63)))&1 != 0 &&
-		((b[4]>>(x>>40&63))&(b[5]>>(x>>46&63))&
-			(b[6]>>(x>>52&63))&(b[7]>>(x>>58&63)))&1 != 0 {
+	if ((b[0]>>(x>>6&63))&(b[1]>>(x>>12&63))&(b[2]>>(x>>18&63))&(b[3]>>(x>>24&63)))&1 != 0 &&
+		((b[4]>>(x>>30&63))&(b[5]>>(x>>36&63))&(b[6]>>(x>>42&63))&(b[7]>>(x>>48&63)))&1 != 0 {
 		return false
 	}
-	b[0] |= bits.RotateLeft64(1, int(x>>16&63))
-	b[1] |= bits.RotateLeft64(1, int(x>>22&63))
-	b[2] |= bits.RotateLeft64(1, int(x>>28&63))
-	b[3] |= bits.RotateLeft64(1, int(x>>34&63))
-	b[4] |= bits.RotateLeft64(1, int(x>>40&63))
-	b[5] |= bits.RotateLeft64(1, int(x>>46&63))
-	b[6] |= bits.RotateLeft64(1, int(x>>52&63))
-	b[7] |= bits.RotateLeft64(1, int(x>>58&63))
+	b[0] |= bits.RotateLeft64(1, int(x>>6&63))
+	b[1] |= bits.RotateLeft64(1, int(x>>12&63))
+	b[2] |= bits.RotateLeft64(1, int(x>>18&63))
+	b[3] |= bits.RotateLeft64(1, int(x>>24&63))
+	b[4] |= bits.RotateLeft64(1, int(x>>30&63))
+	b[5] |= bits.RotateLeft64(1, int(x>>36&63))
+	b[6] |= bits.RotateLeft64(1, int(x>>42&63))
+	b[7] |= bits.RotateLeft64(1, int(x>>48&63))
 	return true
 }
 
 // hasConcurrent is has, while others call addConcurrent.
 func (b *block) hasConcurrent(x uint64) bool {
-	return ((atomic.LoadUint64(&b[0])>>(x>>16&63))&
-		(atomic.LoadUint64(&b[1])>>(x>>22&63))&
-		(atomic.LoadUint64(&b[2])>>(x>>28&63))&
-		(atomic.LoadUint64(&b[3])>>(x>>34&63))&
-		(atomic.LoadUint64(&b[4])>>(x>>40&63))&
-		(atomic.LoadUint64(&b[5])>>(x>>46&63))&
-		(atomic.LoadUint64(&b[6])>>(x>>52&63))&
-		(atomic.LoadUint64(&b[7])>>(x>>58&63)))&1 != 0
+	if ((atomic.LoadUint64(&b[0])>>(x>>6&63))&
+		(atomic.LoadUint64(&b[1])>>(x>>12&63))&
+		(atomic.LoadUint64(&b[2])>>(x>>18&63))&
+		(atomic.LoadUint64(&b[3])>>(x>>24&63)))&1 == 0 {
+		return false
+	}
+	return atomic.LoadUint64(&b[4])&(1<<(x>>30&63)) != 0 && atomic.LoadUint64(&b[5])&(1<<(x>>36&63)) != 0 &&
+		atomic.LoadUint64(&b[6])&(1<<(x>>42&63)) != 0 && atomic.LoadUint64(&b[7])&(1<<(x>>48&63)) != 0
 }
 
 // addConcurrent is add, safe for concurrent use: bits are only ever set, each in one step, so
@@ -96,7 +98,7 @@ func (b *block) hasConcurrent(x uint64) bool {
 // is only read stays in the caches of all CPUs.
 func (b *block) addConcurrent(x uint64) (added bool) {
 	for i := range b {
-		m := uint64(1) << (x >> (16 + 6*i) & 63)
+		m := uint64(1) << (x >> (6 + 6*i) & 63)
 		if atomic.LoadUint64(&b[i])&m == 0 {
 			atomic.OrUint64(&b[i], m)
 			added = true

@@ -256,8 +256,10 @@ func (t *cuckooTable) shape(buckets uint64, width uint) {
 // made from all of the hash, mixed once more, so keys with the same first bucket have nothing
 // else in common.
 func (t *cuckooTable) at(h uint64) (i, fp uint64) {
+	hi, lo := bits.Mul64(h, mixer2)
+	h = hi ^ lo
 	i, _ = bits.Mul64(h, t.buckets)
-	hi, lo := bits.Mul64(h, remixer)
+	hi, lo = bits.Mul64(h, mixer3)
 	fp, _ = bits.Mul64(hi^lo, 1<<t.width-1)
 	return i, fp + 1
 }

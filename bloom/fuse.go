@@ -198,13 +198,13 @@ const (
 	fuseLeastSize = 1.125
 )
 
-// places returns the three places of a hash in an array of the given shape, and its fingerprint.
+// places returns the three places of a mixed hash in an array of the given shape, and its fingerprint.
 // The first place is h·starts/2^64, so it does not depend on the seed, and hashes in order have
 // their places nearly in order: this makes building fast. The rest comes from the hash mixed once
 // more, with the seed: 24 bits for each of the other places, and 16 that neither has.
 func places(h, seed, starts, length uint64) (a, b, c, print uint64) {
 	a, _ = bits.Mul64(h, starts)
-	hi, lo := bits.Mul64(h^seed, remixer)
+	hi, lo := bits.Mul64(h^seed, mixer3)
 	x := hi ^ lo
 	b = (a + length) ^ (x >> 16 & (length - 1))
 	c = (a + 2*length) ^ (x >> 40 & (length - 1))
@@ -213,6 +213,12 @@ func places(h, seed, starts, length uint64) (a, b, c, print uint64) {
 
 // contains reports whether a hash may be in f, which must not be empty.
 func (f *fuse[T]) contains(h uint64) bool {
+	hi, lo := bits.Mul64(h, mixer2)
+	return f.has(hi ^ lo)
+}
+
+// has reports whether a mixed hash may be in f, which must not be empty.
+func (f *fuse[T]) has(h uint64) bool {
 	a, b, c, print := places(h, f.seed, f.starts, f.length)
 	return f.prints[a]^f.prints[b]^f.prints[c] == T(print)
 }
@@ -385,7 +391,8 @@ func collect[K any](c *Config[K], keys iter.Seq[K], most uint64) (hashes []uint6
 				return nil, false
 			}
 		}
-		hashes = append(hashes, c.Hash.hash(k))
+		hi, lo := bits.Mul64(c.Hash.hash(k), mixer2)
+		hashes = append(hashes, hi^lo)
 	}
 	hashes = distinct(hashes)
 	return hashes, len(hashes) <= limit

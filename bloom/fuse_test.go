@@ -213,7 +213,7 @@ func TestFuseCannotFail(t *testing.T) {
 				require.Len(t, f.prints, 3*16384, "not the last resort")
 			}
 			for _, h := range hashes {
-				require.True(t, f.contains(h))
+				require.True(t, f.has(h))
 			}
 			// With a limit, it is an error in the end.
 			most := uint64(n)

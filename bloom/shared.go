@@ -40,16 +40,16 @@ func newShared(n uint64, p float64, maxBytes uint64, words bool) (s shared, tooM
 	return s, 0
 }
 
-// word returns the word of a hash and the bits in it.
+// word returns the word of a hash and the bits in it, chosen as those of blocks.at are.
 func (s *shared) word(h uint64) (w *uint64, mask uint64) {
-	i, _ := bits.Mul64(h, uint64(len(s.blocks))*blockLanes)
-	x := h * remixer
+	hi, lo := bits.Mul64(h, mixer2)
+	i, _ := bits.Mul64(hi^lo, uint64(len(s.blocks))*blockLanes)
 	if s.lanes == 4 {
-		mask = 1<<(x>>48&15) | 1<<(16|x>>52&15) | 1<<(32|x>>56&15) | 1<<(48|x>>60)
+		mask = 1<<(lo>>38&15) | 1<<(16|lo>>42&15) | 1<<(32|lo>>46&15) | 1<<(48|lo>>50&15)
 	} else {
 		for lane := uint64(0); lane < 64; lane += 8 {
-			mask |= 1 << (lane | x>>61)
-			x <<= 3
+			mask |= 1 << (lane | lo>>30&7)
+			lo >>= 3
 		}
 	}
 	return &s.blocks[i/blockLanes][i%blockLanes], mask
