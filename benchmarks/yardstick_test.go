@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // BenchmarkYardstick is what nanoseconds are worth on a machine: costs that no design avoids.
@@ -24,6 +26,7 @@ func BenchmarkYardstick(b *testing.B) {
 		{"atomic-add", func() { n.Add(1) }},
 		{"lock-unlock", func() { mu.Lock(); sum++; mu.Unlock() }},
 		{"hash-16-bytes", func() { sum += maphash.Comparable(seed, key) }},
+		{"xxhash-16-bytes", func() { sum += xxhash.Sum64String(key) }},
 		{"time.Now", func() { now = time.Now() }},
 	} {
 		b.Run("op="+y.name, func(b *testing.B) {

@@ -139,8 +139,8 @@ func matchBlocks[K any](bs, os blocks, h, oh *Hasher[K]) error {
 }
 
 // EstimatedCount estimates the number of distinct keys that were added, from the bits that are
-// set; with 10,000 keys or more, and up to twice N, it is wrong by less than 2 %. It takes
-// time in proportion to the size.
+// set; with 10,000 keys or more, up to twice N, and an FPR of at most 0.1, it is wrong by less
+// than 2 %. It takes time in proportion to the size.
 func (f *Blocked[K]) EstimatedCount() uint64 {
 	return lanesCount(f.FillRatio(), float64(len(f.blocks)), blockWidth)
 }
@@ -149,8 +149,8 @@ func (f *Blocked[K]) EstimatedCount() uint64 {
 // computed from the bits that are set. It takes time in proportion to the size.
 func (f *Blocked[K]) EstimatedFPR() float64 { return f.blocks.fpr() }
 
-// FillRatio returns the share of the bits that are set, from 0 to 1: about half when the filter
-// has the keys that it was made for. It takes time in proportion to the size.
+// FillRatio returns the share of the bits that are set, from 0 to 1: about half when a filter
+// of 1 % has the keys that it was made for. It takes time in proportion to the size.
 func (f *Blocked[K]) FillRatio() float64 { return f.blocks.fill() }
 
 // Bits returns the size of the filter in bits.
@@ -174,8 +174,8 @@ func (f *Blocked[K]) WriteTo(w io.Writer) (int64, error) {
 }
 
 // ReadFrom replaces the filter by one that WriteTo of a Blocked or a Concurrent has written, and
-// reads no byte more than that wrote. The file decides the size, and with XXH the seed; the kind
-// of hash must be f's. All is checked before f is changed: on any error f is as it was. A
+// reads no byte more than that wrote. The file decides the size; its hash must be
+// f's, or one of XXH if f is the zero value. All is checked before f is changed: on any error f is as it was. A
 // filter larger than the MaxBytes that f was made with is an error, before memory for it is
 // taken.
 func (f *Blocked[K]) ReadFrom(r io.Reader) (int64, error) {

@@ -39,8 +39,8 @@ type Config[K any] struct {
 	// when the filter is made and when one is read; a Scalable then stops growing. 0: 1 GiB.
 	MaxBytes uint64
 
-	// Hash is how keys are hashed. The zero value is XXH[K](0), for the types that XXH takes;
-	// for others it is required. SplitBlock and Classic have hashes of their own, and
+	// Hash is how keys are hashed. The zero value is XXH[K](0), for the types that XXH takes and
+	// byte arrays of any length; for others it is required. SplitBlock and Classic have hashes of their own, and
 	// refuse another.
 	Hash Hasher[K]
 
@@ -66,7 +66,11 @@ var (
 // defaultMaxBytes is MaxBytes where none is given.
 const defaultMaxBytes = 1 << 30
 
-// check returns an error for what no filter can be, or one of this kind.
+// mostBytes is more than any machine has, and less than what make refuses.
+const mostBytes = 1 << 46
+
+// check returns an error for what no filter can be, or none of this kind, and fills in what is not
+// given.
 func (c *Config[K]) check(kind string, leastFPR float64) error {
 	if c.N < 1 {
 		return fmt.Errorf("bloom: N must be at least 1, got %d", c.N)
@@ -74,20 +78,26 @@ func (c *Config[K]) check(kind string, leastFPR float64) error {
 	if !(c.FPR > 0 && c.FPR < 1) {
 		return fmt.Errorf("bloom: FPR must be more than 0 and less than 1, got %v", c.FPR)
 	}
-	if c.FPR < leastFPR {
-		return fmt.Errorf("bloom: FPR of a %s must be at least %v, got %v: Classic goes lower", kind, leastFPR, c.FPR)
-	}
 	if c.SingleWinner && kind != "Concurrent" && kind != "Rotating" {
 		return fmt.Errorf("bloom: SingleWinner is for a Concurrent or a Rotating, not for a %s", kind)
+	}
+	if c.FPR < leastFPR {
+		if c.SingleWinner {
+			return fmt.Errorf("bloom: FPR of a %s with SingleWinner must be at least %v, got %v", kind, leastFPR, c.FPR)
+		}
+		return fmt.Errorf("bloom: FPR of a %s must be at least %v, got %v: Classic goes lower", kind, leastFPR, c.FPR)
 	}
 	if c.MaxBytes == 0 {
 		c.MaxBytes = defaultMaxBytes
 	}
-	c.MaxBytes = min(c.MaxBytes, math.MaxInt)
+	c.MaxBytes = min(c.MaxBytes, math.MaxInt, mostBytes)
 	return c.Hash.resolve()
 }
 
 // tooLarge is the error for a filter that would need so many bytes.
 func (c *Config[K]) tooLarge(bytes float64) error {
+	if math.IsInf(bytes, 1) {
+		return fmt.Errorf("bloom: N = %d with FPR = %v takes more memory than there is: %w", c.N, c.FPR, ErrTooLarge)
+	}
 	return fmt.Errorf("bloom: N = %d with FPR = %v takes %.0f bytes, MaxBytes is %d: %w", c.N, c.FPR, bytes, c.MaxBytes, ErrTooLarge)
 }

@@ -23,7 +23,9 @@ import (
 // package. Both set the same bits for the same keys: the bytes of strings, byte slices and byte
 // arrays, and the 8 bytes, little-endian, of an integer widened to 64 bits with its sign.
 // There are no other types of keys. As k is a whole number, rounded up, the rate at N keys is a little
-// above FPR: by up to 5 % of it where FPR is 10 % or less, and by up to 13 % where it is more.
+// above FPR: by up to 5 % of it where FPR is 10 % or less, and by up to 13 % where it is more. With
+// fewer than 100 keys it is more: these formulas are for many, and with one key the rate is
+// up to four times FPR.
 // Contains and Add take time in proportion to k and to the length of the key; they allocate
 // nothing.
 //
@@ -61,6 +63,9 @@ func NewClassic[K any](c Config[K]) (*Classic[K], error) {
 	m := math.Ceil(-1 * float64(c.N) * math.Log(c.FPR) / math.Pow(math.Log(2), 2))
 	size := math.Ceil(m/64) * 8
 	if size > float64(min(c.MaxBytes, math.MaxInt/8)) {
+		return nil, c.tooLarge(size)
+	}
+	if uint64(uint(c.N)) != c.N { // where an uint has 32 bits
 		return nil, c.tooLarge(size)
 	}
 	f := bnb.NewWithEstimates(uint(c.N), c.FPR)
@@ -176,8 +181,8 @@ func (f *Classic[K]) word(i, m uint64) uint64 {
 }
 
 // EstimatedCount estimates the number of distinct keys that were added, from the bits that are
-// set; with 10,000 keys or more, and up to twice N, it is wrong by less than 2 %. It takes
-// time in proportion to the size. (Swamidass, Baldi: Mathematical Correction for Fingerprint
+// set; with 10,000 keys or more, up to twice N, and an FPR of at most 0.1, it is wrong by less
+// than 2 %. It takes time in proportion to the size. (Swamidass, Baldi: Mathematical Correction for Fingerprint
 // Similarity Measures to Improve Chemical Retrieval, 2007.)
 func (f *Classic[K]) EstimatedCount() uint64 {
 	fill := f.FillRatio()
@@ -200,8 +205,8 @@ func (f *Classic[K]) EstimatedFPR() float64 {
 	return math.Pow(f.FillRatio(), float64(k))
 }
 
-// FillRatio returns the share of the bits that are set, from 0 to 1: about half when the filter
-// has the keys that it was made for. It takes time in proportion to the size.
+// FillRatio returns the share of the bits that are set, from 0 to 1: about half when a filter
+// of 1 % has the keys that it was made for. It takes time in proportion to the size.
 func (f *Classic[K]) FillRatio() float64 {
 	m, _ := f.params()
 	set := 0
@@ -316,13 +321,15 @@ func (f *Classic[K]) Export(w io.Writer) (int64, error) {
 	m, k := f.params()
 	set := f.filter.BitSet()
 	words := set.Words()[:classicWords(uint64(set.Len()))]
-	e := &encoder{w: w, buf: make([]byte, 0, min(chunkBytes, 24+8*len(words)))}
-	for _, v := range [...]uint64{m, k, uint64(set.Len())} {
+	length := max(uint64(set.Len()), m) // the set may have been compacted, through Unwrap
+	e := &encoder{w: w, buf: make([]byte, 0, min(chunkBytes, 24+8*classicWords(length)))}
+	for _, v := range [...]uint64{m, k, length} {
 		e.uint64(bits.ReverseBytes64(v))
 	}
-	for _, v := range words {
-		if e.err != nil {
-			break
+	for i := uint64(0); i < uint64(classicWords(length)) && e.err == nil; i++ {
+		v := uint64(0)
+		if i < uint64(len(words)) {
+			v = words[i]
 		}
 		e.uint64(bits.ReverseBytes64(v))
 	}

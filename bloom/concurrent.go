@@ -9,7 +9,7 @@ import (
 // operation each.
 //
 // It is a Blocked otherwise: the same bits for the same keys, the same memory, and each can read
-// what the other has stored. Contains is as fast; Add of a new key takes about three times as
+// what the other has stored (without SingleWinner). Contains is as fast; Add of a new key takes about three times as
 // long, for its atomic operations.
 //
 // With Config.SingleWinner, of the goroutines that add the same key at the same time at most
@@ -92,8 +92,8 @@ func (f *Concurrent[K]) match(o *Concurrent[K]) error {
 }
 
 // EstimatedCount estimates the number of distinct keys that were added, from the bits that are
-// set; with 10,000 keys or more, and up to twice N, it is wrong by less than 2 %. It takes
-// time in proportion to the size.
+// set; with 10,000 keys or more, up to twice N, and an FPR of at most 0.1, it is wrong by less
+// than 2 %. It takes time in proportion to the size.
 func (f *Concurrent[K]) EstimatedCount() uint64 { return f.count() }
 
 // EstimatedFPR returns the share of the keys not in the filter for which Contains is true now,
@@ -131,8 +131,9 @@ func (f *Concurrent[K]) WriteTo(w io.Writer) (int64, error) {
 }
 
 // ReadFrom replaces the filter by one that WriteTo of a Concurrent or a Blocked has written, and
-// reads no byte more than that wrote. The file decides the size, and with XXH the seed; the kind
-// of hash must be f's, and with SingleWinner the file must have it too. All is checked before f
+// reads no byte more than that wrote. The file decides the size; its hash must be
+// f's, or one of XXH if f is the zero value; and if f has SingleWinner, the file must have it, too. (If
+// only the file has it, f gets it.) All is checked before f
 // is changed: on any error f is as it was. A filter larger than the MaxBytes that f was made
 // with is an error, before memory for it is taken.
 func (f *Concurrent[K]) ReadFrom(r io.Reader) (int64, error) {

@@ -189,6 +189,20 @@ func TestScalableSaturated(t *testing.T) {
 	f.Reset()
 	require.False(t, f.Saturated())
 
+	// With more memory it grows again.
+	for i := 0; !f.Saturated(); i++ {
+		f.Add(i)
+	}
+	data, err = f.MarshalBinary()
+	require.NoError(t, err)
+	require.NoError(t, g.UnmarshalBinary(data))
+	for i := range 10_000 {
+		g.Add(-i)
+	}
+	require.Greater(t, g.Stages(), f.Stages())
+	require.Greater(t, g.Len(), uint64(9000))
+	require.True(t, g.Saturated(), "one of its stages is too full, still")
+
 	// Rates cannot fall for ever either.
 	f, err = NewScalable(Config[int]{N: 1, FPR: 1e-6})
 	require.NoError(t, err)
@@ -231,4 +245,57 @@ func TestBlockedToConcurrent(t *testing.T) {
 	require.NoError(t, c.UnmarshalBinary(data))
 	require.True(t, c.Contains("a"))
 	require.NotZero(t, c.lanes)
+}
+
+// slowWriter does something when it has been written to once.
+type slowWriter struct {
+	bytes.Buffer
+	after func()
+	calls int
+}
+
+func (w *slowWriter) Write(b []byte) (int, error) {
+	if w.calls++; w.calls == 2 {
+		w.after()
+	}
+	return w.Buffer.Write(b)
+}
+
+// A copy that is taken while keys are added counts all keys that are in it, so that its stages do
+// not get more than they are for either.
+func TestScalableCopyCounts(t *testing.T) {
+	const n = 100_000
+	f, err := NewScalable(Config[int]{N: n, FPR: 0.01})
+	require.NoError(t, err)
+	w := &slowWriter{after: func() {
+		for i := range n {
+			f.Add(i)
+		}
+	}}
+	_, err = f.WriteTo(w)
+	require.NoError(t, err)
+	var g Scalable[int]
+	_, err = g.ReadFrom(w)
+	require.NoError(t, err)
+	for i := range n {
+		g.Add(n + i)
+	}
+	require.LessOrEqual(t, g.EstimatedFPR(), 0.0101)
+
+	var wg sync.WaitGroup
+	var stop atomic.Bool
+	wg.Go(func() {
+		for i := 0; !stop.Load(); i++ {
+			f.Add(i)
+		}
+	})
+	for range 20 {
+		c := f.Clone()
+		for i, s := range *c.stages.Load() {
+			keys := lanesCount(s.blocks.fill(), float64(len(s.blocks)), blockWidth)
+			require.LessOrEqual(t, float64(keys), 1.02*float64(s.used.Load())+100, "stage %d", i)
+		}
+	}
+	stop.Store(true)
+	wg.Wait()
 }

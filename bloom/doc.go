@@ -34,17 +34,24 @@
 //
 // A key that was added is found: no filter forgets one, but a Rotating when its time has come and
 // a Cuckoo when a key was deleted that was never added. The share of false positives is at
-// most Config.FPR with Config.N keys, in the mean over seeds: sizes are computed from the distribution of the keys over the
-// blocks, not by the textbook formula, which is for a filter without blocks.
+// most Config.FPR with Config.N keys, in the mean over seeds: sizes are computed from the
+// distribution of the keys over the blocks, not by the textbook formula, which is for a filter
+// without blocks. (Classic has that formula, as bits-and-blooms does, and is somewhat above.)
 //
-// No operation on a key allocates. Nothing runs in the background, and there is nothing to close.
+// No operation on a key allocates, but when a Scalable grows or a Rotating begins a new
+// generation. Nothing runs in the background, and there is nothing to close.
+//
+// All but the Fuse filters can be emptied, by Reset. Union and Intersect are for Blocked,
+// Concurrent, SplitBlock and Classic, whose size does not change; they and the estimate of the number of
+// keys are not for Scalable, Cuckoo and Fuse, which count, nor for Rotating.
 //
 // # Stored filters
 //
 // WriteTo and MarshalBinary write a format of this package's own, with a version, the hash and its
 // seed, and checksums. Reading checks everything before it changes anything: a damaged file, one
 // that ends too early, one that claims to be larger than Config.MaxBytes, or one that was made
-// with another hash or for other keys is an error, and the filter is as it was. Classic and
+// with another hash or for other keys is an error, and the filter is as it was. ReadFrom reads one
+// filter of a stream, and UnmarshalBinary a whole file, where what follows is an error. Classic and
 // SplitBlock also Export and Import the formats of others, which have no checksums.
 //
 // # Coming from bits-and-blooms
@@ -64,4 +71,7 @@
 //	                                             f.WriteTo(w), f.ReadFrom(r): with checksums
 //	f.BitSet(), f.Cap(), f.K()                   f.Unwrap() of Classic has them
 //	a mutex around it                            Concurrent
+//
+// A Classic hashes integers as 8 bytes, little-endian. Who has added numbers as 4 bytes, or
+// big-endian, reads such a filter with keys of type []byte, or [4]byte.
 package bloom

@@ -3,7 +3,6 @@ package bloom
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -37,6 +36,8 @@ const (
 	formatVersion = 1
 	headerBytes   = 76
 	chunkBytes    = 32 << 10
+	// tableBytes is the most that a payload has beside the data that MaxBytes is for.
+	tableBytes = 64 * 32
 )
 
 // filterKind is the kind of a stored filter. The numbers never change.
@@ -162,6 +163,7 @@ type decoder struct {
 	maxBytes uint64
 	buf      []byte
 	left     uint64 // bytes of the payload still to read
+	data     uint64 // bytes of the blocks read
 	crc      uint32
 	read     int64
 	err      error
@@ -196,7 +198,9 @@ func (d *decoder) fill(b []byte) bool {
 	switch {
 	case err == nil:
 		return true
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+	case d.read == 0 && err == io.EOF:
+		d.fail(fmt.Errorf("bloom: there is no filter to read: %w: %w: %w", ErrCorrupt, io.ErrUnexpectedEOF, io.EOF))
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
 		d.fail(fmt.Errorf("bloom: the filter ends after %d bytes: %w: %w", d.read, ErrCorrupt, io.ErrUnexpectedEOF))
 	default:
 		d.fail(fmt.Errorf("bloom: reading a filter: %w", err))
@@ -239,7 +243,7 @@ func (d *decoder) header(want ...filterKind) header {
 			name = fmt.Sprintf("kind %d", h.kind)
 		}
 		d.fail(fmt.Errorf("bloom: stored is a %s, not a %s: %w", name, kindNames[want[0]], ErrMismatch))
-	case h.payload > d.maxBytes:
+	case h.payload > d.maxBytes && !(h.kind == kindScalable || h.kind == kindRotating) || h.payload > tableBytes && h.payload-tableBytes > d.maxBytes:
 		d.fail(fmt.Errorf("bloom: the stored filter has %d bytes, MaxBytes is %d: %w", h.payload, d.maxBytes, ErrTooLarge))
 	case !(h.rate > 0 && h.rate < 1):
 		d.corrupt("FPR is %v", h.rate)
@@ -293,6 +297,8 @@ func (d *decoder) bytes(n uint64) []byte {
 func (d *decoder) blocks(n uint64) blocks {
 	if n < 1 || n > d.left/blockBytes {
 		d.corrupt("%d blocks in %d bytes", n, d.left)
+	} else if d.data += n * blockBytes; d.data > d.maxBytes {
+		d.fail(fmt.Errorf("bloom: the stored filter has %d bytes, MaxBytes is %d: %w", d.data, d.maxBytes, ErrTooLarge))
 	}
 	var bs blocks
 	for uint64(len(bs)) < n && d.err == nil {

@@ -279,7 +279,8 @@ func TestReadInPieces(t *testing.T) {
 	require.NoError(t, err)
 	data, err := f.MarshalBinary()
 	require.NoError(t, err)
-	bad := forged(forged(data, 40, 1<<40/64), 64, 1<<40)[:headerBytes]
+	claim := uint64(min(1<<40, math.MaxInt/2+1))
+	bad := forged(forged(data, 40, claim/64), 64, claim)[:headerBytes]
 	used := taken(func() { _, err = f.ReadFrom(io.MultiReader(bytes.NewReader(bad), &zeros{1 << 20})) })
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.Less(t, used, uint64(8<<20))
@@ -316,12 +317,16 @@ func TestReadHash(t *testing.T) {
 	xxh := write(XXH[string](1))
 	named := write(Func(5, f))
 
-	// The seed of XXH comes from the file.
-	b, err := read(XXH[string](2), xxh)
+	// The zero value takes the seed of XXH from the file; but what was chosen stays.
+	zero := new(Blocked[string])
+	require.NoError(t, zero.UnmarshalBinary(xxh))
+	require.True(t, zero.Contains("a"))
+	require.Equal(t, XXH[string](1).Hash("x"), zero.hash.Hash("x"))
+	b, err := read(XXH[string](1), xxh)
 	require.NoError(t, err)
 	require.True(t, b.Contains("a"))
-	require.Equal(t, XXH[string](1).Hash("x"), b.hash.Hash("x"))
-	// But what was chosen for its own sake stays.
+	_, err = read(XXH[string](2), xxh)
+	require.EqualError(t, err, "bloom: stored with a hash of seed or name 0x1, the filter to read into has 0x2: filters do not match")
 	_, err = read(MapHash[string](), xxh)
 	require.ErrorIs(t, err, ErrMismatch)
 	_, err = read(Func(5, f), xxh)
@@ -333,8 +338,16 @@ func TestReadHash(t *testing.T) {
 	require.ErrorIs(t, err, ErrMismatch)
 	_, err = read(XXH[string](5), named)
 	require.ErrorIs(t, err, ErrMismatch)
-	var zero Blocked[string]
+	zero = new(Blocked[string])
 	require.ErrorIs(t, zero.UnmarshalBinary(named), ErrMismatch)
+	// A hash that cannot be stored, with the right checksums.
+	none := bytes.Clone(xxh)
+	copy(none[12:], []byte{0, 0, 0, 0})
+	binary.LittleEndian.PutUint32(none[72:], crc32.Checksum(none[:72], castagnoli))
+	_, err = read(MapHash[string](), none)
+	require.ErrorIs(t, err, ErrCorrupt)
+	var structs0 Blocked[struct{ a int }]
+	require.ErrorIs(t, structs0.UnmarshalBinary(none), ErrCorrupt)
 
 	// Strings and byte slices are the same keys, integers others.
 	var slices Blocked[[]byte]
@@ -409,4 +422,58 @@ func FuzzRead(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// What was made with just enough memory is read with the same.
+func TestReadExactly(t *testing.T) {
+	c := Config[string]{N: 1000, FPR: 0.01}
+	f, err := NewScalable(c)
+	require.NoError(t, err)
+	c.MaxBytes = f.Bits() / 8
+	g, err := NewScalable(c)
+	require.NoError(t, err)
+	data, err := g.MarshalBinary()
+	require.NoError(t, err)
+	require.NoError(t, g.UnmarshalBinary(data))
+	c.MaxBytes--
+	_, err = NewScalable(c)
+	require.ErrorIs(t, err, ErrTooLarge)
+	small := &Scalable[string]{maxBytes: c.MaxBytes}
+	require.ErrorIs(t, small.UnmarshalBinary(data), ErrTooLarge)
+
+	rc := RotatingConfig[string]{N: 1000, FPR: 0.01, Generations: 5}
+	r, err := NewRotating(rc)
+	require.NoError(t, err)
+	rc.MaxBytes = r.Bits() / 8
+	r, err = NewRotating(rc)
+	require.NoError(t, err)
+	fresh, err := r.MarshalBinary() // one generation of six
+	require.NoError(t, err)
+	for range 6 {
+		r.Rotate()
+	}
+	data, err = r.MarshalBinary()
+	require.NoError(t, err)
+	require.NoError(t, r.UnmarshalBinary(data))
+	other := &Rotating[string]{maxBytes: rc.MaxBytes - 1}
+	require.ErrorIs(t, other.UnmarshalBinary(fresh), ErrTooLarge)
+}
+
+// The zero values have nothing to store, and an empty stream nothing to read.
+func TestStoreNothing(t *testing.T) {
+	for _, s := range storables(t) {
+		_, err := s.zero().MarshalBinary()
+		if s.name == "fuse8" || s.name == "fuse16" {
+			continue // they are empty filters
+		}
+		require.Error(t, err, s.name)
+		_, err = s.zero().WriteTo(io.Discard)
+		require.Error(t, err, s.name)
+	}
+	var f Blocked[string]
+	_, err := f.ReadFrom(bytes.NewReader(nil))
+	require.ErrorIs(t, err, io.EOF)
+	wrapped := fmt.Errorf("the proxy hung up: %w", io.EOF)
+	_, err = f.ReadFrom(iotest.ErrReader(wrapped))
+	require.ErrorContains(t, err, "the proxy hung up")
 }

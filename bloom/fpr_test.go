@@ -10,7 +10,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var mostKeys = flag.Int("keys", 1e5, "the largest filter, in keys, that the rates of false positives are measured with")
+var (
+	mostKeys    = flag.Int("keys", 1e5, "the largest filter, in keys, that the rates of false positives are measured with")
+	mostLookups = flag.Float64("lookups", 1e6, "the most look-ups that one of these rates is measured with")
+)
 
 // underRace says that the race detector is there; see race_test.go.
 var underRace bool
@@ -224,9 +227,9 @@ func TestFPR(t *testing.T) {
 
 func measureFPR(t *testing.T, m maker, p float64, n uint64, filters, kind int) {
 	// Enough look-ups for the deviation to be some percent, as far as the time allows.
-	most := 1e6
+	most := *mostLookups
 	if brief() {
-		most = 1e5
+		most /= 10
 	}
 	lookups := uint64(min(max(float64(n), 2000/p/float64(filters)), most/float64(filters)))
 	found, looked, estimated := 0.0, 0.0, 0.0

@@ -73,7 +73,7 @@ func (f *Fuse8[K]) WriteTo(w io.Writer) (int64, error) {
 }
 
 // ReadFrom replaces the filter by one that WriteTo of a Fuse8 has written, and reads no byte more
-// than that wrote. The file decides the seed of XXH; the kind of hash must be f's. All is
+// than that wrote. The hash of the file must be f's, or one of XXH if f is the zero value. All is
 // checked before f is changed: on any error f is as it was. A filter larger than the MaxBytes that
 // f was made with is an error, before memory for it is taken.
 func (f *Fuse8[K]) ReadFrom(r io.Reader) (int64, error) {
@@ -147,7 +147,7 @@ func (f *Fuse16[K]) WriteTo(w io.Writer) (int64, error) {
 }
 
 // ReadFrom replaces the filter by one that WriteTo of a Fuse16 has written, and reads no byte more
-// than that wrote. The file decides the seed of XXH; the kind of hash must be f's. All is
+// than that wrote. The hash of the file must be f's, or one of XXH if f is the zero value. All is
 // checked before f is changed: on any error f is as it was. A filter larger than the MaxBytes that
 // f was made with is an error, before memory for it is taken.
 func (f *Fuse16[K]) ReadFrom(r io.Reader) (int64, error) {

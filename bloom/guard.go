@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,28 +25,36 @@ var ErrRebuilding = errors.New("a rebuild is under way")
 // for keys that do not exist, by mistake or to do harm, reaches the store with only Config.FPR of
 // them. A key that is in the store is never refused, if these rules are kept:
 //
-//   - Before a row becomes visible in the store, its key is admitted, by Admit; not more than
-//     AdmitGrace before, or once more.
+//   - Before a row becomes visible in the store, its key is admitted, by Admit, not more than
+//     AdmitGrace before.
 //   - When the process starts, and later from time to time, Rebuild is given all keys of the store.
 //     Until the first has succeeded, the Guard fails open: it lets every key pass.
-//   - When keys may have been added without Admit, by another process say, FailOpen is called.
+//   - If others write to the store as well, each process must admit a key before any of them makes its
+//     row visible. Whenever that is not sure, FailOpen is called before rows may appear that were not
+//     admitted here, and Rebuild when that is over.
+//   - A cache in front of the Guard that remembers that a key is absent, as ttlcache does with
+//     NegativeTTL, is told when the row is there: by Invalidate, after the commit.
 //
-// Keys that are deleted from the store pass until the second Rebuild after that, or longer if they
-// were admitted lately.
+// Keys that are deleted from the store pass until the next Rebuild, or the one after if they were
+// admitted lately.
 //
 // Config.N is how many keys the store has, roughly: the filters grow with it (see Scalable), and
-// a Rebuild makes the next one larger if it finds more. It takes about 13 bits a key at 1 %,
-// twice that during a Rebuild.
+// a Rebuild makes the next one larger if it finds more. At 1 % it takes about 13 bits for each key of
+// the store, another 13 during a Rebuild, and up to 17 for each key that was admitted since the
+// Rebuild before the last. Config.MaxBytes is for each of up to five filters: the one of the last Rebuild, the one being
+// made, and three for what was admitted.
 //
-// A Guard is safe for concurrent use by multiple goroutines. A key whose Admit has returned is
-// never refused by a Get that begins after that, whatever Rebuild does meanwhile.
+// A Guard is safe for concurrent use by multiple goroutines. A key whose Admit has returned
+// passes every Get that begins after that, until a Rebuild that begins AdmitGrace later, or after that,
+// has not found it in the store. The zero value cannot be used.
 type Guard[K, V any] struct {
 	state   atomic.Pointer[guardState[K]]
 	mu      sync.Mutex // held by who replaces state
 	busy    bool       // a Rebuild is under way, guarded by mu
 	config  Config[K]
-	opened  uint64 // calls of FailOpen, guarded by mu
-	rebuilt uint64 // successful calls of Rebuild, guarded by mu
+	begun   time.Time // when recent[0] of state was put there, guarded by mu
+	opened  uint64    // calls of FailOpen, guarded by mu
+	rebuilt uint64    // successful calls of Rebuild, guarded by mu
 
 	_        [128]byte // the line of state is read by everybody, these are written
 	admitted atomic.Uint64
@@ -60,26 +69,20 @@ type Guard[K, V any] struct {
 
 // A guardState is what Get looks at. It is never changed, but replaced.
 //
-// base has the keys of the last successful Rebuild. Admitted keys go to recent[0], which is begun
-// when a Rebuild begins, unless the one before is younger than AdmitGrace. When the Rebuild has
-// succeeded, recent[0] has what was admitted since it began, whether the scan saw it or not. What
-// was admitted before may have become visible only after the scan had read that part of the
-// store; so recent[1] is kept as well. What is dropped then was admitted before recent[1] was
-// begun, and so more than AdmitGrace before this scan, which must have seen it. A Rebuild that
-// fails leaves the list as it is, one longer, and the next goes on with it.
+// base has the keys of the last successful Rebuild, and recent what was admitted, the latest first.
+// When a Rebuild begins, a new recent filter is put in front, from which time on keys are admitted
+// there, unless the last one was put there less than AdmitGrace before, or there are three. When
+// the Rebuild has succeeded, all but the first two are dropped. What is dropped then was admitted
+// before the second was put there, and so more than AdmitGrace before the first was, and the scan
+// began: its row was visible by then, if it was to become visible, and the scan has seen it. A
+// Rebuild that fails drops nothing.
 type guardState[K any] struct {
 	base   *Scalable[K] // nil before the first Rebuild
-	recent []recent[K]
+	recent []*Scalable[K]
 	open   bool
 }
 
-// recent is what was admitted since a time, and before the next one was begun.
-type recent[K any] struct {
-	*Scalable[K]
-	begun time.Time
-}
-
-// AdmitGrace is how long after Admit a row may become visible in the store.
+// AdmitGrace is how long after the call of Admit a row may become visible in the store.
 const AdmitGrace = 5 * time.Minute
 
 // The parts of the FPR: the sum over base and three of recent is 1.
@@ -103,7 +106,8 @@ func NewGuard[K, V any](c Config[K]) (*Guard[K, V], error) {
 	if err != nil {
 		return nil, err
 	}
-	g.state.Store(&guardState[K]{recent: []recent[K]{first}, open: true})
+	g.state.Store(&guardState[K]{recent: []*Scalable[K]{first}, open: true})
+	g.begun = time.Now()
 	return g, nil
 }
 
@@ -115,11 +119,10 @@ func (g *Guard[K, V]) newBase(n uint64) (*Scalable[K], error) {
 }
 
 // newRecent returns an empty filter for what is admitted, which grows.
-func (g *Guard[K, V]) newRecent() (recent[K], error) {
+func (g *Guard[K, V]) newRecent() (*Scalable[K], error) {
 	c := g.config
 	c.N, c.FPR = max(min(c.N, 256), c.N/256), c.FPR*guardRecentShare
-	f, err := NewScalable(c)
-	return recent[K]{f, time.Now()}, err
+	return NewScalable(c)
 }
 
 // Get returns what load returns, or ErrNotFound, without calling load, if k is certainly not in the
@@ -214,7 +217,7 @@ func (g *Guard[K, V]) Rebuild(ctx context.Context, keys iter.Seq2[K, error]) err
 	s := g.state.Load()
 	g.rebuilt++
 	// FailOpen since the beginning means that the scan may have missed something.
-	g.state.Store(&guardState[K]{base: base, recent: s.recent[:min(len(s.recent), 2)], open: g.opened != opened})
+	g.state.Store(&guardState[K]{base: base, recent: slices.Clone(s.recent[:min(len(s.recent), 2)]), open: g.opened != opened})
 	return nil
 }
 
@@ -226,12 +229,13 @@ func (g *Guard[K, V]) begin() (opened uint64, err error) {
 		return 0, fmt.Errorf("bloom: Rebuild: %w", ErrRebuilding)
 	}
 	s := g.state.Load()
-	if len(s.recent) < 3 && time.Since(s.recent[0].begun) >= AdmitGrace {
+	if len(s.recent) < 3 && time.Since(g.begun) > AdmitGrace {
 		fresh, err := g.newRecent()
 		if err != nil {
 			return 0, err
 		}
-		g.state.Store(&guardState[K]{base: s.base, recent: append([]recent[K]{fresh}, s.recent...), open: s.open})
+		g.state.Store(&guardState[K]{base: s.base, recent: append([]*Scalable[K]{fresh}, s.recent...), open: s.open})
+		g.begun = time.Now() // not before it is there
 	}
 	g.busy = true
 	return g.opened, nil
@@ -243,10 +247,23 @@ func (g *Guard[K, V]) scan(ctx context.Context, keys iter.Seq2[K, error]) (*Scal
 	if s := g.state.Load(); s.base != nil {
 		n = max(n, s.base.Len()+s.base.Len()/8)
 	}
-	base, err := g.newBase(n)
-	if err != nil && n > g.config.N {
-		base, err = g.newBase(g.config.N)
+	// If that many do not fit, as many as do are better than several stages.
+	fits := func(n uint64) bool {
+		units := lanesUnits(n, g.config.FPR*guardBaseShare*(1-tightening), 1<<52, blockLanes, blockWidth)
+		return units*blockBytes <= float64(g.config.MaxBytes)
 	}
+	if !fits(n) {
+		low, high := g.config.N, n // fits, does not
+		for high-low > 1 {
+			if mid := low + (high-low)/2; fits(mid) {
+				low = mid
+			} else {
+				high = mid
+			}
+		}
+		n = low
+	}
+	base, err := g.newBase(n)
 	if err != nil {
 		return nil, err
 	}
@@ -267,8 +284,9 @@ func (g *Guard[K, V]) scan(ctx context.Context, keys iter.Seq2[K, error]) (*Scal
 	return base, nil
 }
 
-// FailOpen lets every key pass until a Rebuild that begins after this call has succeeded: for
-// when keys may have been added to the store without Admit.
+// FailOpen lets every key pass until a Rebuild that begins after this call has succeeded. It is to be
+// called before rows may become visible whose keys were not admitted here: when the connection is lost, say,
+// by which other processes announce theirs and wait for the answer.
 func (g *Guard[K, V]) FailOpen() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -280,6 +298,18 @@ func (g *Guard[K, V]) FailOpen() {
 // Open reports whether the Guard lets every key pass: because no Rebuild has succeeded yet, or
 // since FailOpen.
 func (g *Guard[K, V]) Open() bool { return g.state.Load().open }
+
+// Saturated reports whether one of the filters has more keys than fit into Config.MaxBytes at
+// Config.FPR: then more absent keys pass. See EstimatedFPR.
+func (g *Guard[K, V]) Saturated() bool {
+	s := g.state.Load()
+	for _, f := range s.recent {
+		if f.Saturated() {
+			return true
+		}
+	}
+	return s.base != nil && s.base.Saturated()
+}
 
 // GuardStats counts what a Guard has done since it was made.
 type GuardStats struct {

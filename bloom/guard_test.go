@@ -331,3 +331,44 @@ func rowsHas(mu *sync.Mutex, rows map[int]bool, k int) bool {
 	defer mu.Unlock()
 	return rows[k]
 }
+
+// A row that becomes visible AdmitGrace after Admit passes, to the nanosecond.
+func TestGuardGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, 1000)
+		require.NoError(t, g.Rebuild(t.Context(), keysTo(10)))
+		for range 5 {
+			time.Sleep(time.Hour)
+			g.Admit(77)
+			require.NoError(t, g.Rebuild(t.Context(), keysTo(10)))
+			time.Sleep(AdmitGrace)
+			require.NoError(t, g.Rebuild(t.Context(), keysTo(10)))
+			require.True(t, g.Contains(77))
+			time.Sleep(time.Nanosecond)
+			require.NoError(t, g.Rebuild(t.Context(), keysTo(10)))
+			require.False(t, g.Contains(77))
+			require.Equal(t, 2, cap(g.state.Load().recent), "what was dropped is kept alive")
+		}
+	})
+}
+
+// With too little memory a Rebuild does the best it can, and says so.
+func TestGuardMaxBytes(t *testing.T) {
+	const n = 20_000
+	one := newGuard(t, n)
+	require.NoError(t, one.Rebuild(t.Context(), keysTo(n)))
+	g, err := NewGuard[int, string](Config[int]{N: 1000, FPR: 0.01, MaxBytes: one.state.Load().base.Bits()/8 + 100})
+	require.NoError(t, err)
+	require.NoError(t, g.Rebuild(t.Context(), keysTo(n)))
+	for range 3 { // when it knows how many there are
+		require.NoError(t, g.Rebuild(t.Context(), keysTo(n)))
+		require.LessOrEqual(t, g.EstimatedFPR(), 0.01)
+		require.False(t, g.Saturated())
+	}
+	require.NoError(t, g.Rebuild(t.Context(), keysTo(3*n)))
+	require.NoError(t, g.Rebuild(t.Context(), keysTo(3*n)))
+	require.True(t, g.Saturated())
+	for k := range 3 * n {
+		require.True(t, g.Contains(k))
+	}
+}

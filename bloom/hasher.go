@@ -12,7 +12,8 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// A Key is a type of keys that XXH hashes.
+// A Key is a type of keys that XXH hashes. (With seed 0, the zero value of Hasher hashes byte arrays of
+// any length.)
 type Key interface {
 	~string | ~[]byte | ~[16]byte | ~[32]byte |
 		~int | ~int8 | ~int16 | ~int32 | ~int64 |
@@ -64,8 +65,8 @@ const (
 	formFunc // whatever it is, f hashes it
 )
 
-// XXH returns the hash that is the same in every process and on every machine: XXH64 of strings
-// and byte slices, and of integers the number itself, widened to 64 bits with its sign, so that
+// XXH returns the hash that is the same in every process and on every machine: XXH64 of strings,
+// byte slices and byte arrays, and of integers the number itself, widened to 64 bits with its sign, so that
 // the same number of another type is the same key; combined with the seed, and mixed. Who
 // knows the seed can make keys that collide, and with strings who does not: use MapHash where
 // that matters.
@@ -77,7 +78,7 @@ func XXH[K Key](seed uint64) Hasher[K] {
 
 // MapHash returns a hash like that of Go's maps, for keys of any comparable type. It has a random
 // seed, so nobody can foresee collisions; and a filter that uses it cannot be stored. Two
-// calls return different hashes.
+// calls return different hashes. As in maps, a key that has a NaN in it is never found.
 func MapHash[K comparable]() Hasher[K] {
 	seed := maphash.MakeSeed()
 	return Hasher[K]{seed: rand.Uint64(), form: formFunc, f: func(k K) uint64 { return maphash.Comparable(seed, k) }}
@@ -128,6 +129,13 @@ func (h *Hasher[K]) hash(k K) uint64 {
 
 // hashOther is hash for all other forms of keys.
 func (h *Hasher[K]) hashOther(k K) uint64 {
+	if h.form == formNone {
+		fixed := *h
+		if err := fixed.resolve(); err != nil {
+			panic(err.Error())
+		}
+		return fixed.hash(k)
+	}
 	x := h.raw(k) ^ h.seed
 	if h.form == formSlice || h.form == formArray {
 		return x
@@ -168,27 +176,24 @@ func (h *Hasher[K]) same(o *Hasher[K]) bool {
 	return h.seed == o.seed && h.id == o.id && h.form == o.form
 }
 
-// read returns the hash of a stored filter, which is to be read into one that has h.
+// read returns the hash of a stored filter, which is to be read into one that has h. The zero value
+// takes the hash of the file, if that is one of XXH; what a filter was made with stays.
 func (h Hasher[K]) read(id hashID, seed uint64) (Hasher[K], error) {
 	fixed := h
 	if h.form == formNone {
 		fixed.form, fixed.id = formOf[K]()
+		fixed.seed = seed
 	}
 	switch {
-	case id == hashFunc && h.id == hashFunc:
-		if seed != h.seed {
-			return h, fmt.Errorf("bloom: stored with the hash %#x, not %#x: %w", seed, h.seed, ErrMismatch)
-		}
-		return h, nil
-	case id == hashFunc:
+	case id == hashUnstorable:
+		return h, fmt.Errorf("bloom: stored with a hash that cannot be stored: %w", ErrCorrupt)
+	case id == hashFunc && h.form == formNone:
 		return h, fmt.Errorf("bloom: stored with a hash made by Func: make the filter to read into with it: %w", ErrMismatch)
-	case fixed.id != id && (h.id == hashUnstorable || h.id == hashFunc) && h.form != formNone:
-		// A Hash that was chosen is not replaced by one from the file.
-		return h, fmt.Errorf("bloom: stored with another hash than the filter to read into has: %w", ErrMismatch)
 	case fixed.id != id:
-		return h, fmt.Errorf("bloom: stored with another hash or other keys than %v: %w", reflect.TypeFor[K](), ErrMismatch)
+		return h, fmt.Errorf("bloom: stored with another hash, or other keys, than the filter to read into has: %w", ErrMismatch)
+	case fixed.seed != seed:
+		return h, fmt.Errorf("bloom: stored with a hash of seed or name %#x, the filter to read into has %#x: %w", seed, h.seed, ErrMismatch)
 	}
-	fixed.seed = seed
 	return fixed, nil
 }
 

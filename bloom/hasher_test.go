@@ -126,6 +126,16 @@ func TestHashRequired(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// The zero value of a Hasher is XXH with seed 0, by itself too.
+func TestZeroHasher(t *testing.T) {
+	var h Hasher[string]
+	require.Equal(t, XXH[string](0).Hash("x"), h.Hash("x"))
+	var n Hasher[int]
+	require.Equal(t, XXH[int](0).Hash(7), n.Hash(7))
+	var p Hasher[struct{ X int }]
+	require.PanicsWithValue(t, "bloom: Hash is required for keys of type struct { X int }", func() { p.Hash(struct{ X int }{1}) })
+}
+
 // A zero value says what is wrong, instead of giving a wrong answer.
 func TestZeroValue(t *testing.T) {
 	var f Blocked[string]

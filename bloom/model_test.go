@@ -402,7 +402,7 @@ func TestConfig(t *testing.T) {
 	require.EqualError(t, kinds["Blocked"](Config[string]{N: 1_000_000, FPR: 0.01, MaxBytes: 1000}),
 		"bloom: N = 1000000 with FPR = 0.01 takes 1262464 bytes, MaxBytes is 1000: over MaxBytes")
 	require.EqualError(t, kinds["Concurrent"](Config[string]{N: 1, FPR: 1e-5, SingleWinner: true}),
-		"bloom: FPR of a Concurrent must be at least 0.0001, got 1e-05: Classic goes lower")
+		"bloom: FPR of a Concurrent with SingleWinner must be at least 0.0001, got 1e-05")
 }
 
 func parse(t *testing.T, s string) float64 {

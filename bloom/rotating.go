@@ -16,16 +16,18 @@ type RotatingConfig[K any] struct {
 
 	// N is the largest number of distinct keys, at least 1, that are added while one generation
 	// is the current one: in Window / Generations of time. If they come in bursts, it is the
-	// burst that counts.
+	// burst that counts: with five times as many keys in each generation, every second key
+	// is a false positive.
 	N uint64
 
 	// FPR is the false-positive rate of the whole filter when all generations have N keys: more
-	// than 0 and less than 1. Each generation is made for FPR / (Generations + 1).
+	// than 0 and less than 1, and at least 1e-8 × (Generations + 1). Each generation is made for
+	// FPR / (Generations + 1).
 	FPR float64
 
 	// Window is how long a key is remembered after it was added the last time: at least
-	// that long, and at most Window / Generations longer. 0: generations change only when Rotate is
-	// called.
+	// that long, and at most Window / Generations longer. It is at least a millisecond for each
+	// of the Generations. 0: generations change only when Rotate is called.
 	Window time.Duration
 
 	// Generations is into how many generations the window is divided, 1 to 63. More of them
@@ -54,12 +56,16 @@ type RotatingConfig[K any] struct {
 // the calls that come find out that it is time. The clock is monotonic; on Linux it does not go on
 // while the machine is suspended.
 //
+// The first call after a generation's time makes the next one, and allocates it, while others wait:
+// about a millisecond for 20 MB.
+//
 // A Rotating is safe for concurrent use by multiple goroutines, except ReadFrom and
 // UnmarshalBinary, during which no other method may be called. A key whose Add has returned is
-// found, for Window, by every Contains that begins after that. The zero value can only be read
-// into.
+// found, for Window, or until Rotate has been called more than Generations times, by every
+// Contains that begins after that. The zero value can only be read into.
 type Rotating[K any] struct {
 	state    atomic.Pointer[rotation]
+	_        [128]byte    // everybody reads state, and with SingleWinner writes mu
 	mu       sync.RWMutex // held alone by who replaces state, and with SingleWinner shared by Add
 	clock    clock.Clock[K]
 	hash     Hasher[K]
@@ -78,7 +84,11 @@ type rotation struct {
 	end         int64     // when the current one is to be replaced
 }
 
-const forever = int64(1<<63 - 1)
+const (
+	forever = int64(1<<63 - 1)
+	// leastPart is the least time that a generation is the current one: to make one takes time, too.
+	leastPart = time.Millisecond
+)
 
 // NewRotating returns an empty filter. It returns an error if c is not valid, or the generations
 // would together be larger than c.MaxBytes.
@@ -90,8 +100,8 @@ func NewRotating[K any](c RotatingConfig[K]) (*Rotating[K], error) {
 	if c.Generations < 1 || c.Generations > 63 {
 		return nil, fmt.Errorf("bloom: Generations must be 1 to 63, got %d", c.Generations)
 	}
-	if c.Window < 0 || c.Window > 0 && c.Window < time.Duration(c.Generations) {
-		return nil, fmt.Errorf("bloom: Window must be 0, or at least a nanosecond for each of %d Generations, got %v", c.Generations, c.Window)
+	if c.Window != 0 && c.Window < leastPart*time.Duration(c.Generations) {
+		return nil, fmt.Errorf("bloom: Window must be 0, or at least %v for each of %d Generations, got %v", leastPart, c.Generations, c.Window)
 	}
 	all := float64(c.Generations + 1)
 	common := Config[K]{N: c.N, FPR: c.FPR, MaxBytes: c.MaxBytes, Hash: c.Hash, SingleWinner: c.SingleWinner}
@@ -208,7 +218,9 @@ func hasAny(generations []*shared, h uint64) bool {
 }
 
 // Add adds k, and reports whether it was not there before: false means that k was added within
-// the window, or looked so. In either case it is remembered from now on, for Window.
+// the window, or looked so. In either case it is remembered from now on, for Window. Of several
+// goroutines that add the same key at once, more than one may be told true, but not with
+// SingleWinner.
 func (f *Rotating[K]) Add(k K) (added bool) { return f.AddHash(f.hash.hash(k)) }
 
 // AddHash is Add for who has the hash already; see ContainsHash.
@@ -227,8 +239,13 @@ func (f *Rotating[K]) AddHash(h uint64) (added bool) {
 		f.mu.RUnlock()
 	}
 	// If this took so long that the generation is not the current one any more, h would be
-	// dropped with it, too early.
-	for now := f.now(); now != s; now = f.now() {
+	// dropped with it, too early. That happens again only where generations change faster than
+	// they can be made; there one that is not quite the last must do.
+	for range 10 {
+		now := f.now()
+		if now == s {
+			break
+		}
 		s = now
 		s.generations[0].add(h)
 	}
@@ -253,6 +270,9 @@ func (f *Rotating[K]) FillRatio() float64 { return f.now().generations[0].blocks
 
 // Bits returns the size in bits of the filter with all its generations.
 func (f *Rotating[K]) Bits() uint64 {
+	if f.state.Load() == nil {
+		return 0
+	}
 	return uint64(len(f.state.Load().generations[0].blocks)) * blockBytes * 8 * uint64(f.parts+1)
 }
 
@@ -305,8 +325,8 @@ func (f *Rotating[K]) WriteTo(w io.Writer) (int64, error) {
 
 // ReadFrom replaces the filter by one that WriteTo has written, and reads no byte more than that
 // wrote. The time since then, by the machine's clock, counts for the window: what is too old by now
-// is forgotten. The file decides everything but the kind of hash, which must be f's, and
-// SingleWinner, which the file must have if f has it. All is checked before f is changed: on
+// is forgotten. The file decides everything but the hash, which must be f's, or
+// one of XXH if f is the zero value, and SingleWinner, which the file must have if f has it. All is checked before f is changed: on
 // any error f is as it was. A filter larger than the MaxBytes that f was made with is an
 // error, before memory for it is taken.
 func (f *Rotating[K]) ReadFrom(r io.Reader) (int64, error) {
@@ -329,7 +349,9 @@ func (f *Rotating[K]) ReadFrom(r io.Reader) (int64, error) {
 	s := &rotation{generations: read.generations, end: forever}
 	if f.window > 0 && read.left != forever {
 		away := max(time.Now().UnixNano()-read.written, 0)
-		s.end = f.clock.Now() + read.left - away
+		if now, left := f.clock.Now(), read.left-away; left < forever-now {
+			s.end = now + left
+		}
 	}
 	f.state.Store(s)
 	f.now()
@@ -356,7 +378,9 @@ func (d *decoder) rotation(h header) storedRotation {
 		d.corrupt("%d lanes of a word", h.extra[0])
 	case parts < 1 || parts > 63 || there&1 == 0 || there>>1>>parts != 0:
 		d.corrupt("%d Generations, of which %b are there", parts, there)
-	case s.window < 0 || s.window > 0 && uint64(s.window) < parts || s.left < 0 || s.left > int64(s.window) && s.left != forever || s.written < 0:
+	case h.units > d.maxBytes/blockBytes/(parts+1):
+		d.fail(fmt.Errorf("bloom: %d generations of %d bytes, MaxBytes is %d: %w", parts+1, h.units*blockBytes, d.maxBytes, ErrTooLarge))
+	case s.window != 0 && s.window < leastPart*time.Duration(parts) || s.left < 0 || s.left > int64(s.window) && s.left != forever || s.written < 0:
 		d.corrupt("Window is %v, with %d left", s.window, s.left)
 	}
 	for i := 0; there>>i != 0 && d.err == nil; i++ {

@@ -184,11 +184,11 @@ func TestRotatingStored(t *testing.T) {
 func TestRotatingConfig(t *testing.T) {
 	good := RotatingConfig[int]{N: 100, FPR: 0.01, Window: time.Minute, Generations: 4}
 	for want, change := range map[string]func(c *RotatingConfig[int]){
-		"bloom: Generations must be 1 to 63, got 0":                                             func(c *RotatingConfig[int]) { c.Generations = 0 },
-		"bloom: Generations must be 1 to 63, got 64":                                            func(c *RotatingConfig[int]) { c.Generations = 64 },
-		"bloom: Window must be 0, or at least a nanosecond for each of 4 Generations, got -1ns": func(c *RotatingConfig[int]) { c.Window = -1 },
-		"bloom: Window must be 0, or at least a nanosecond for each of 4 Generations, got 3ns":  func(c *RotatingConfig[int]) { c.Window = 3 },
-		"bloom: FPR of a Rotating must be at least 0.0005, got 0.0001: Classic goes lower": func(c *RotatingConfig[int]) {
+		"bloom: Generations must be 1 to 63, got 0":                                     func(c *RotatingConfig[int]) { c.Generations = 0 },
+		"bloom: Generations must be 1 to 63, got 64":                                    func(c *RotatingConfig[int]) { c.Generations = 64 },
+		"bloom: Window must be 0, or at least 1ms for each of 4 Generations, got -1ns":  func(c *RotatingConfig[int]) { c.Window = -1 },
+		"bloom: Window must be 0, or at least 1ms for each of 4 Generations, got 3.9ms": func(c *RotatingConfig[int]) { c.Window = 3900 * time.Microsecond },
+		"bloom: FPR of a Rotating with SingleWinner must be at least 0.0005, got 0.0001": func(c *RotatingConfig[int]) {
 			c.FPR, c.SingleWinner = 0.0001, true
 		},
 	} {
@@ -202,6 +202,25 @@ func TestRotatingConfig(t *testing.T) {
 	_, err := NewRotating(c)
 	require.ErrorIs(t, err, ErrTooLarge)
 
+	// Windows that nearly overflow, read by a filter that has been in use.
+	for _, window := range []time.Duration{math.MaxInt64, math.MaxInt64 - 1, math.MaxInt64 / 2, 1 << 62} {
+		synctest.Test(t, func(t *testing.T) {
+			c := RotatingConfig[int]{N: 100, FPR: 0.000_01, Window: window, Generations: 1}
+			f, g := newRotating(t, c), newRotating(t, c)
+			time.Sleep(24 * time.Hour)
+			f.Add(1)
+			f.Rotate()
+			for range 3 {
+				data, err := f.MarshalBinary()
+				require.NoError(t, err)
+				require.NoError(t, g.UnmarshalBinary(data))
+				require.True(t, g.Contains(1))
+				require.LessOrEqual(t, len(g.state.Load().generations), 2)
+				f, g = g, f
+			}
+		})
+	}
+
 	// The longest window there is, and the shortest.
 	synctest.Test(t, func(t *testing.T) {
 		f := newRotating(t, RotatingConfig[int]{N: 100, FPR: 0.000_01, Window: math.MaxInt64, Generations: 1})
@@ -214,11 +233,11 @@ func TestRotatingConfig(t *testing.T) {
 		require.True(t, f.Contains(1))
 	})
 	synctest.Test(t, func(t *testing.T) {
-		f := newRotating(t, RotatingConfig[int]{N: 100, FPR: 0.000_01, Window: 4, Generations: 4})
+		f := newRotating(t, RotatingConfig[int]{N: 100, FPR: 0.000_01, Window: 4 * time.Millisecond, Generations: 4})
 		f.Add(1)
-		time.Sleep(4 * time.Nanosecond)
+		time.Sleep(4 * time.Millisecond)
 		require.True(t, f.Contains(1))
-		time.Sleep(2 * time.Nanosecond)
+		time.Sleep(2 * time.Millisecond)
 		require.False(t, f.Contains(1))
 	})
 }

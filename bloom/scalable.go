@@ -18,18 +18,21 @@ import (
 // FPR/2^(i+1) and never gets more, and a key not in the filter is a false positive with a probability of at most
 // the sum of these rates, FPR·(1/2 + 1/4 + …) < FPR. The least FPR is 1e-6.
 //
-// With n keys it has about log2(n/N) stages, all of which Contains asks, the newest first; at 1 %,
-// it takes 12 bits a key with one stage and about 20 with six. So N should not be far too small.
+// With n keys it has about log2(n/N) stages, all of which Contains asks, the newest first. At 1 %
+// it takes 12 bits a key with one stage, 20 with six when the newest is full, and twice as many when that is
+// new. So N should not be far too small.
 //
-// It stops growing before its data takes more than Config.MaxBytes: then it goes on to take keys,
-// and the rate rises; Saturated tells.
+// It stops growing before its data takes more than Config.MaxBytes, and before the rate of a stage
+// would fall below 1e-11, after 17 stages if FPR is 1e-6 and after 30 if it is 1 %. Then it goes on to
+// take keys, and the rate rises; Saturated tells.
 //
 // A Scalable is safe for concurrent use by multiple goroutines, except ReadFrom and
 // UnmarshalBinary, during which no other method may be called. A key whose Add has returned is
 // found by every Contains that begins after that. The zero value can only be read into.
 type Scalable[K any] struct {
 	stages    atomic.Pointer[[]*stage] // the newest first, at least one; never changed, but replaced
-	saturated atomic.Bool              // there is no memory for another stage
+	stuck     atomic.Bool              // there can be no other stage
+	saturated atomic.Bool              // a stage has more keys than its capacity, or may have
 	mu        sync.Mutex               // held by who replaces stages
 	hash      Hasher[K]
 	n         uint64
@@ -42,8 +45,8 @@ type stage struct {
 	blocks   blocks
 	capacity uint64
 	rate     float64
-	_        [80]byte      // everybody reads what is above, and what is below is written often
-	used     atomic.Uint64 // keys added, at most capacity but for a moment, or when saturated
+	_        [128]byte     // everybody reads what is above, and what is below is written often
+	used     atomic.Uint64 // keys added, at most capacity but for a moment, or when there is no next
 	_        [120]byte
 }
 
@@ -114,7 +117,7 @@ func (f *Scalable[K]) AddHash(h uint64) (added bool) {
 		}
 		s := (*stages)[0]
 		// Who adds takes a place first, so that no stage gets more keys than its rate is for.
-		if s.used.Add(1) <= s.capacity || f.saturated.Load() {
+		if s.used.Add(1) <= s.capacity || f.stuck.Load() {
 			b, x := s.blocks.at(h)
 			return b.addConcurrent(x)
 		}
@@ -127,19 +130,19 @@ func (f *Scalable[K]) AddHash(h uint64) (added bool) {
 func (f *Scalable[K]) grow(seen *[]*stage) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.stages.Load() != seen || f.saturated.Load() {
+	if f.stages.Load() != seen || f.stuck.Load() {
 		return
 	}
 	s := (*seen)[0]
 	n, p := s.capacity*growth, s.rate*tightening
 	bytes := dataBytes(*seen)
-	if p < stageLeastFPR || s.capacity > math.MaxUint64/growth || bytes >= f.maxBytes {
-		f.saturated.Store(true)
-		return
+	var next *stage
+	if p >= stageLeastFPR && s.capacity <= math.MaxUint64/growth && bytes < f.maxBytes {
+		next, _ = newStage(n, p, f.maxBytes-bytes)
 	}
-	next, tooMuch := newStage(n, p, f.maxBytes-bytes)
-	if tooMuch > 0 {
+	if next == nil {
 		f.saturated.Store(true)
+		f.stuck.Store(true)
 		return
 	}
 	stages := append([]*stage{next}, *seen...)
@@ -158,8 +161,8 @@ func dataBytes(stages []*stage) uint64 {
 // Stages returns the number of stages.
 func (f *Scalable[K]) Stages() int { return len(*f.stages.Load()) }
 
-// Saturated reports whether the filter needed to grow and could not, for Config.MaxBytes: then it
-// has more keys than its FPR is for. Keys are still never lost. See EstimatedFPR.
+// Saturated reports whether the filter needed to grow and could not: then it has more keys than its
+// FPR is for. Keys are still never lost. See EstimatedFPR.
 func (f *Scalable[K]) Saturated() bool { return f.saturated.Load() }
 
 // Len returns the number of keys that were added: those for which Add returned true, and some
@@ -203,21 +206,25 @@ func (f *Scalable[K]) FillRatio() float64 {
 }
 
 // Bits returns the size of the filter in bits, as it is now.
-func (f *Scalable[K]) Bits() uint64 { return dataBytes(*f.stages.Load()) * 8 }
+func (f *Scalable[K]) Bits() uint64 {
+	if f.stages.Load() == nil {
+		return 0
+	}
+	return dataBytes(*f.stages.Load()) * 8
+}
 
 // Clone returns a copy, which has what was added before Clone was called, and perhaps some of
 // what was added meanwhile.
 func (f *Scalable[K]) Clone() *Scalable[K] {
 	c := &Scalable[K]{hash: f.hash, n: f.n, rate: f.rate, maxBytes: f.maxBytes}
-	c.saturated.Store(f.saturated.Load())
 	stages := slices.Clone(*f.stages.Load())
 	for i, s := range stages {
-		// The number is taken before the bits: what is counted later may be in them, and is
-		// added again without being counted.
-		used := s.len(c.saturated.Load())
 		stages[i] = &stage{blocks: s.blocks.clone(), capacity: s.capacity, rate: s.rate}
-		stages[i].used.Store(used)
+		// The number is taken after the bits, so that no key is in them that is not counted: it
+		// would use up room in the stage that others are given.
+		stages[i].used.Store(s.len(f.saturated.Load()))
 	}
+	c.saturated.Store(f.saturated.Load())
 	c.stages.Store(&stages)
 	return c
 }
@@ -229,8 +236,10 @@ func (f *Scalable[K]) Reset() {
 	defer f.mu.Unlock()
 	stages := *f.stages.Load()
 	old := stages[len(stages)-1]
-	f.stages.Store(&[]*stage{{blocks: make(blocks, len(old.blocks)), capacity: old.capacity, rate: old.rate}})
+	// First of all, or the new stage would be filled without end.
+	f.stuck.Store(false)
 	f.saturated.Store(false)
+	f.stages.Store(&[]*stage{{blocks: make(blocks, len(old.blocks)), capacity: old.capacity, rate: old.rate}})
 }
 
 // WriteTo writes the filter to w, in the format of this package, in pieces of at most 32 KiB, and
@@ -238,30 +247,35 @@ func (f *Scalable[K]) Reset() {
 // some of what is added meanwhile. A filter with MapHash cannot be stored: the error wraps
 // ErrNotStorable, and nothing is written.
 func (f *Scalable[K]) WriteTo(w io.Writer) (int64, error) {
-	// The payload is, for each stage, capacity, rate, keys and blocks, and then all blocks.
-	saturated := f.saturated.Load()
+	if err := f.hash.storable(); err != nil {
+		return 0, err
+	}
+	// The payload is capacity, rate and number of blocks of each stage, then all blocks, and then
+	// the number of keys of each stage, taken last: see Clone.
 	stages := *f.stages.Load()
 	h := header{kind: kindScalable, n: f.n, rate: f.rate, units: uint64(len(stages))}
-	if saturated {
+	h.payload = uint64(len(stages))*32 + dataBytes(stages)
+	if f.saturated.Load() {
 		h.extra[0] = 1
 	}
-	h.payload = uint64(len(stages))*32 + dataBytes(stages)
 	e := newEncoder(w, &f.hash, h)
 	for _, s := range stages {
 		e.uint64(s.capacity)
 		e.uint64(math.Float64bits(s.rate))
-		e.uint64(s.len(saturated))
 		e.uint64(uint64(len(s.blocks)))
 	}
 	for _, s := range stages {
 		e.blocks(s.blocks)
 	}
+	for _, s := range stages {
+		e.uint64(s.len(f.saturated.Load()))
+	}
 	return e.finish()
 }
 
 // ReadFrom replaces the filter by one that WriteTo has written, and reads no byte more than that
-// wrote. The file decides the sizes and rates, and with XXH the seed; the kind of hash must be
-// f's. All is checked before f is changed: on any error f is as it was. A filter larger than
+// wrote. The file decides the sizes and rates; its hash must be f's, or one of XXH if f is the zero
+// value. All is checked before f is changed: on any error f is as it was. A filter larger than
 // the MaxBytes that f was made with is an error, before memory for it is taken.
 func (f *Scalable[K]) ReadFrom(r io.Reader) (int64, error) {
 	d := newDecoder(r, f.maxBytes)
@@ -274,6 +288,7 @@ func (f *Scalable[K]) ReadFrom(r io.Reader) (int64, error) {
 	}
 	f.hash, f.n, f.rate, f.maxBytes = hash, h.n, h.rate, d.maxBytes
 	f.saturated.Store(h.extra[0] == 1)
+	f.stuck.Store(false) // there may be more memory now
 	f.stages.Store(&stages)
 	return n, nil
 }
@@ -289,7 +304,6 @@ func (d *decoder) stages(h header) []*stage {
 	sizes := make([]uint64, h.units)
 	for i := range stages {
 		s := &stage{capacity: d.uint64(), rate: math.Float64frombits(d.uint64())}
-		s.used.Store(d.uint64())
 		if sizes[i] = d.uint64(); d.err == nil && (s.capacity < 1 || !(s.rate > 0 && s.rate < 1)) {
 			d.corrupt("a stage has a capacity of %d and a rate of %v", s.capacity, s.rate)
 		}
@@ -297,6 +311,9 @@ func (d *decoder) stages(h header) []*stage {
 	}
 	for i := range stages {
 		stages[i].blocks = d.blocks(sizes[i])
+	}
+	for _, s := range stages {
+		s.used.Store(d.uint64())
 	}
 	return stages
 }

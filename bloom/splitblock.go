@@ -212,8 +212,8 @@ func (f *SplitBlock[K]) match(o *SplitBlock[K]) error {
 }
 
 // EstimatedCount estimates the number of distinct keys that were added, from the bits that are
-// set; with 10,000 keys or more, and up to twice N, it is wrong by less than 2 %. It takes
-// time in proportion to the size.
+// set; with 10,000 keys or more, up to twice N, and an FPR of at most 0.1, it is wrong by less
+// than 2 %. It takes time in proportion to the size.
 func (f *SplitBlock[K]) EstimatedCount() uint64 {
 	return lanesCount(f.FillRatio(), float64(len(f.blocks)), splitWidth)
 }

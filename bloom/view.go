@@ -73,5 +73,5 @@ func word(p unsafe.Pointer, form keyForm) uint64 {
 	case formWord:
 		return *(*uint64)(p)
 	}
-	panic("bloom: the zero value of a filter cannot be used, but to read into")
+	panic("bloom: a key of no known form") // cannot be: a Hasher is made by its constructors
 }
