@@ -108,13 +108,14 @@ func (f *SplitBlock[K]) at(h uint64) (b *splitBlock, x uint32) {
 	return &f.blocks[(h>>32)*uint64(len(f.blocks))>>32], uint32(h)
 }
 
-// has reports whether all bits that x chooses are set. The lanes are looked at without a branch,
-// as in block.has.
+// has reports whether all bits that x chooses are set. It is made as block.has is.
 func (b *splitBlock) has(x uint32) bool {
-	return ((b[0]>>(x*splitSalt0>>27))&(b[1]>>(x*splitSalt1>>27))&
-		(b[2]>>(x*splitSalt2>>27))&(b[3]>>(x*splitSalt3>>27))&
-		(b[4]>>(x*splitSalt4>>27))&(b[5]>>(x*splitSalt5>>27))&
-		(b[6]>>(x*splitSalt6>>27))&(b[7]>>(x*splitSalt7>>27)))&1 != 0
+	if ((b[0]>>(x*splitSalt0>>27))&(b[1]>>(x*splitSalt1>>27))&
+		(b[2]>>(x*splitSalt2>>27))&(b[3]>>(x*splitSalt3>>27)))&1 == 0 {
+		return false
+	}
+	return b[4]&(1<<(x*splitSalt4>>27)) != 0 && b[5]&(1<<(x*splitSalt5>>27)) != 0 &&
+		b[6]&(1<<(x*splitSalt6>>27)) != 0 && b[7]&(1<<(x*splitSalt7>>27)) != 0
 }
 
 // add sets the bits that x chooses, and reports whether any was not set. It is made as block.add is.
