@@ -174,10 +174,9 @@ func (f *Blocked[K]) WriteTo(w io.Writer) (int64, error) {
 }
 
 // ReadFrom replaces the filter by one that WriteTo of a Blocked or a Concurrent has written, and
-// reads no byte more than that wrote. The file decides the size; its hash must be
-// f's, or one of XXH if f is the zero value. All is checked before f is changed: on any error f is as it was. A
-// filter larger than the MaxBytes that f was made with is an error, before memory for it is
-// taken.
+// reads no byte more than that wrote. The file decides the size; its hash must be f's, or one of
+// XXH if f is the zero value. All is checked before f is changed: on any error f is as it was. A
+// filter larger than the MaxBytes that f was made with is an error, before memory for it is taken.
 func (f *Blocked[K]) ReadFrom(r io.Reader) (int64, error) {
 	d := newDecoder(r, f.maxBytes)
 	h := d.header(kindBlocks)

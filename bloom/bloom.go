@@ -40,8 +40,8 @@ type Config[K any] struct {
 	MaxBytes uint64
 
 	// Hash is how keys are hashed. The zero value is XXH[K](0), for the types that XXH takes and
-	// byte arrays of any length; for others it is required. SplitBlock and Classic have hashes of their own, and
-	// refuse another.
+	// byte arrays of any length; for others it is required. SplitBlock and Classic have hashes of
+	// their own, and refuse another.
 	Hash Hasher[K]
 
 	// SingleWinner asks of a Concurrent or a Rotating that, of the goroutines that add the same

@@ -180,10 +180,10 @@ func (f *Classic[K]) word(i, m uint64) uint64 {
 	return w
 }
 
-// EstimatedCount estimates the number of distinct keys that were added, from the bits that are
-// set; with 10,000 keys or more, up to twice N, and an FPR of at most 0.1, it is wrong by less
-// than 2 %. It takes time in proportion to the size. (Swamidass, Baldi: Mathematical Correction for Fingerprint
-// Similarity Measures to Improve Chemical Retrieval, 2007.)
+// EstimatedCount estimates the number of distinct keys that were added, from the bits that are set;
+// with 10,000 keys or more, up to twice N, and an FPR of at most 0.1, it is wrong by less than 2 %.
+// It takes time in proportion to the size. (Swamidass, Baldi: Mathematical Correction for
+// Fingerprint Similarity Measures to Improve Chemical Retrieval, 2007.)
 func (f *Classic[K]) EstimatedCount() uint64 {
 	fill := f.FillRatio()
 	if fill == 0 {

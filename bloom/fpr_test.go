@@ -193,9 +193,9 @@ func (f *inTurns[K]) Add(k K) bool {
 	return f.Rotating.Add(k)
 }
 
-// The measured rate of false positives is at most 1.05 of what was asked, and no key that was
-// added is missing. The share of the absent keys that are found is the mean over 100 filters where these are
-// small; its standard deviation is known, and 3 of them are allowed for: with the fixed seeds
+// The measured rate of false positives is at most 1.05 of what was asked, and no key that was added
+// is missing. The share of the absent keys that are found is the mean over 100 filters where these
+// are small; its standard deviation is known, and 3 of them are allowed for: with the fixed seeds
 // here the result is always the same. What the bits say, EstimatedFPR, is exact but for how even
 // the hash is, and gets no allowance but 1 %.
 func TestFPR(t *testing.T) {

@@ -38,11 +38,11 @@ var ErrRebuilding = errors.New("a rebuild is under way")
 // Keys that are deleted from the store pass until the next Rebuild, or the one after if they were
 // admitted lately.
 //
-// Config.N is how many keys the store has, roughly: the filters grow with it (see Scalable), and
-// a Rebuild makes the next one larger if it finds more. At 1 % it takes about 13 bits for each key of
+// Config.N is how many keys the store has, roughly: the filters grow with it (see Scalable), and a
+// Rebuild makes the next one larger if it finds more. At 1 % it takes about 13 bits for each key of
 // the store, another 13 during a Rebuild, and up to 17 for each key that was admitted since the
-// Rebuild before the last. Config.MaxBytes is for each of up to five filters: the one of the last Rebuild, the one being
-// made, and three for what was admitted.
+// Rebuild before the last. Config.MaxBytes is for each of up to five filters: the one of the last
+// Rebuild, the one being made, and three for what was admitted.
 //
 // A Guard is safe for concurrent use by multiple goroutines. A key whose Admit has returned
 // passes every Get that begins after that, until a Rebuild that begins AdmitGrace later, or after that,
@@ -284,9 +284,9 @@ func (g *Guard[K, V]) scan(ctx context.Context, keys iter.Seq2[K, error]) (*Scal
 	return base, nil
 }
 
-// FailOpen lets every key pass until a Rebuild that begins after this call has succeeded. It is to be
-// called before rows may become visible whose keys were not admitted here: when the connection is lost, say,
-// by which other processes announce theirs and wait for the answer.
+// FailOpen lets every key pass until a Rebuild that begins after this call has succeeded. It is to
+// be called before rows may become visible whose keys were not admitted here: when the connection
+// is lost, say, by which other processes announce theirs and wait for the answer.
 func (g *Guard[K, V]) FailOpen() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -66,10 +66,10 @@ const (
 )
 
 // XXH returns the hash that is the same in every process and on every machine: XXH64 of strings,
-// byte slices and byte arrays, and of integers the number itself, widened to 64 bits with its sign, so that
-// the same number of another type is the same key; combined with the seed, and mixed. Who
-// knows the seed can make keys that collide, and with strings who does not: use MapHash where
-// that matters.
+// byte slices and byte arrays, and of integers the number itself, widened to 64 bits with its sign,
+// so that the same number of another type is the same key; combined with the seed, and mixed. Who
+// knows the seed can make keys that collide, and with strings who does not: use MapHash where that
+// matters.
 func XXH[K Key](seed uint64) Hasher[K] {
 	h := Hasher[K]{seed: seed}
 	h.form, h.id = formOf[K]()
@@ -84,9 +84,9 @@ func MapHash[K comparable]() Hasher[K] {
 	return Hasher[K]{seed: rand.Uint64(), form: formFunc, f: func(k K) uint64 { return maphash.Comparable(seed, k) }}
 }
 
-// Func returns a hash made of f, which must return the same for equal keys and should use all
-// of the 64 bits; it may not change afterwards. name stands for f: filters are combined, and stored ones
-// read, if it is the same. With name 0, filters cannot be stored, and be combined only if they
+// Func returns a hash made of f, which must return the same for equal keys and should use all of
+// the 64 bits; it may not change afterwards. name stands for f: filters are combined, and stored
+// ones read, if it is the same. With name 0, filters cannot be stored, and be combined only if they
 // got the value of the same call. f must be safe for concurrent use if the filter is.
 func Func[K any](name uint64, f func(K) uint64) Hasher[K] {
 	if f == nil {

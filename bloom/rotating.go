@@ -325,10 +325,10 @@ func (f *Rotating[K]) WriteTo(w io.Writer) (int64, error) {
 
 // ReadFrom replaces the filter by one that WriteTo has written, and reads no byte more than that
 // wrote. The time since then, by the machine's clock, counts for the window: what is too old by now
-// is forgotten. The file decides everything but the hash, which must be f's, or
-// one of XXH if f is the zero value, and SingleWinner, which the file must have if f has it. All is checked before f is changed: on
-// any error f is as it was. A filter larger than the MaxBytes that f was made with is an
-// error, before memory for it is taken.
+// is forgotten. The file decides everything but the hash, which must be f's, or one of XXH if f is
+// the zero value, and SingleWinner, which the file must have if f has it. All is checked before f
+// is changed: on any error f is as it was. A filter larger than the MaxBytes that f was made with
+// is an error, before memory for it is taken.
 func (f *Rotating[K]) ReadFrom(r io.Reader) (int64, error) {
 	d := newDecoder(r, f.maxBytes)
 	h := d.header(kindRotating)

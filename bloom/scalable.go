@@ -14,13 +14,13 @@ import (
 // Scalable Bloom Filters, 2007.)
 //
 // Config.N is the number of keys of the first stage, and Config.FPR is for the whole filter,
-// however many keys it has: stage i, counted from 0, is made for N·2^i keys at the rate
-// FPR/2^(i+1) and never gets more, and a key not in the filter is a false positive with a probability of at most
-// the sum of these rates, FPR·(1/2 + 1/4 + …) < FPR. The least FPR is 1e-6.
+// however many keys it has: stage i, counted from 0, is made for N·2^i keys at the rate FPR/2^(i+1)
+// and never gets more, and a key not in the filter is a false positive with a probability of at
+// most the sum of these rates, FPR·(1/2 + 1/4 + …) < FPR. The least FPR is 1e-6.
 //
 // With n keys it has about log2(n/N) stages, all of which Contains asks, the newest first. At 1 %
-// it takes 12 bits a key with one stage, 20 with six when the newest is full, and twice as many when that is
-// new. So N should not be far too small.
+// it takes 12 bits a key with one stage, 20 with six when the newest is full, and twice as many
+// when that is new. So N should not be far too small.
 //
 // It stops growing before its data takes more than Config.MaxBytes, and before the rate of a stage
 // would fall below 1e-11, after 17 stages if FPR is 1e-6 and after 30 if it is 1 %. Then it goes on to
