@@ -267,8 +267,6 @@ func (f *Classic[K]) ReadFrom(r io.Reader) (int64, error) {
 	m, k := h.extra[0], h.extra[1]
 	switch {
 	case d.err != nil:
-	case h.seed != 0:
-		d.corrupt("Murmur3 with the seed %#x", h.seed)
 	case h.units != classicWords(m) || h.payload/8 != h.units || m > math.MaxInt:
 		d.corrupt("%d bits in %d words and %d bytes", m, h.units, h.payload)
 	default:

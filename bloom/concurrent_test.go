@@ -299,3 +299,25 @@ func TestScalableCopyCounts(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 }
+
+// A filter that becomes saturated while it is written is saturated when it is read.
+func TestScalableSaturatedMeanwhile(t *testing.T) {
+	f, err := NewScalable(Config[int]{N: 1000, FPR: 0.01, MaxBytes: 2000})
+	require.NoError(t, err)
+	for i := range 500 {
+		f.Add(i)
+	}
+	w := &slowWriter{calls: 1, after: func() {
+		for i := range 10_000 {
+			f.Add(i)
+		}
+	}}
+	_, err = f.WriteTo(w)
+	require.NoError(t, err)
+	require.True(t, f.Saturated())
+	var g Scalable[int]
+	_, err = g.ReadFrom(w)
+	require.NoError(t, err)
+	require.True(t, g.Saturated())
+	require.Equal(t, f.Len(), g.Len())
+}

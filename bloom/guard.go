@@ -39,10 +39,10 @@ var ErrRebuilding = errors.New("a rebuild is under way")
 // admitted lately.
 //
 // Config.N is how many keys the store has, roughly: the filters grow with it (see Scalable), and a
-// Rebuild makes the next one larger if it finds more. At 1 % it takes about 13 bits for each key of
-// the store, another 13 during a Rebuild, and up to 17 for each key that was admitted since the
-// Rebuild before the last. Config.MaxBytes is for each of up to five filters: the one of the last
-// Rebuild, the one being made, and three for what was admitted.
+// Rebuild makes the next one larger if it finds more. At 1 % it takes 13 or 14 bits for each key of
+// the store, as much again during a Rebuild, and 17 to 60 for each key that was admitted since the
+// Rebuild before the last, or AdmitGrace before. Config.MaxBytes is for each of up to five
+// filters: the one of the last Rebuild, the one being made, and three for what was admitted.
 //
 // A Guard is safe for concurrent use by multiple goroutines. A key whose Admit has returned
 // passes every Get that begins after that, until a Rebuild that begins AdmitGrace later, or after that,
@@ -121,7 +121,7 @@ func (g *Guard[K, V]) newBase(n uint64) (*Scalable[K], error) {
 // newRecent returns an empty filter for what is admitted, which grows.
 func (g *Guard[K, V]) newRecent() (*Scalable[K], error) {
 	c := g.config
-	c.N, c.FPR = max(min(c.N, 256), c.N/256), c.FPR*guardRecentShare
+	c.N, c.FPR = max(min(c.N, 256), c.N/32), c.FPR*guardRecentShare
 	return NewScalable(c)
 }
 

@@ -16,8 +16,8 @@ type RotatingConfig[K any] struct {
 
 	// N is the largest number of distinct keys, at least 1, that are added while one generation
 	// is the current one: in Window / Generations of time. If they come in bursts, it is the
-	// burst that counts: with five times as many keys in each generation, every second key
-	// is a false positive.
+	// burst that counts: made for 1 %, with five times as many keys in each generation, nearly
+	// every key is a false positive.
 	N uint64
 
 	// FPR is the false-positive rate of the whole filter when all generations have N keys: more

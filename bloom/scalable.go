@@ -1,6 +1,7 @@
 package bloom
 
 import (
+	"fmt"
 	"io"
 	"math"
 	"slices"
@@ -23,7 +24,7 @@ import (
 // when that is new. So N should not be far too small.
 //
 // It stops growing before its data takes more than Config.MaxBytes, and before the rate of a stage
-// would fall below 1e-11, after 17 stages if FPR is 1e-6 and after 30 if it is 1 %. Then it goes on to
+// would fall below 1e-11, after 16 stages if FPR is 1e-6 and after 29 if it is 1 %. Then it goes on to
 // take keys, and the rate rises; Saturated tells.
 //
 // A Scalable is safe for concurrent use by multiple goroutines, except ReadFrom and
@@ -268,6 +269,8 @@ func (f *Scalable[K]) WriteTo(w io.Writer) (int64, error) {
 		e.blocks(s.blocks)
 	}
 	for _, s := range stages {
+		// More than its capacity is in a stage only if the filter is saturated, which it may have
+		// become since the header was written; the reader finds out by the number.
 		e.uint64(s.len(f.saturated.Load()))
 	}
 	return e.finish()
@@ -287,7 +290,7 @@ func (f *Scalable[K]) ReadFrom(r io.Reader) (int64, error) {
 		return n, err
 	}
 	f.hash, f.n, f.rate, f.maxBytes = hash, h.n, h.rate, d.maxBytes
-	f.saturated.Store(h.extra[0] == 1)
+	f.saturated.Store(h.extra[0] == 1 || slices.ContainsFunc(stages, func(s *stage) bool { return s.used.Load() > s.capacity }))
 	f.stuck.Store(false) // there may be more memory now
 	f.stages.Store(&stages)
 	return n, nil
@@ -296,24 +299,35 @@ func (f *Scalable[K]) ReadFrom(r io.Reader) (int64, error) {
 // stages reads the payload of a Scalable.
 func (d *decoder) stages(h header) []*stage {
 	// There cannot be more: capacities double.
-	if h.units < 1 || h.units > 64 || h.extra[0] > 1 {
+	if h.units < 1 || h.units > 64 || h.extra[0] > 1 || h.extra[1] != 0 {
 		d.corrupt("%d stages", h.units)
 		return nil
 	}
 	stages := make([]*stage, h.units)
-	sizes := make([]uint64, h.units)
+	sizes, sum := make([]uint64, h.units), uint64(0)
 	for i := range stages {
 		s := &stage{capacity: d.uint64(), rate: math.Float64frombits(d.uint64())}
-		if sizes[i] = d.uint64(); d.err == nil && (s.capacity < 1 || !(s.rate > 0 && s.rate < 1)) {
+		sizes[i] = d.uint64()
+		switch {
+		case d.err != nil:
+			return nil
+		case s.capacity < 1 || !(s.rate > 0 && s.rate < 1) || i > 0 && (s.capacity > math.MaxUint64/growth || s.capacity*growth != stages[i-1].capacity):
 			d.corrupt("a stage has a capacity of %d and a rate of %v", s.capacity, s.rate)
+			return nil
+		case sizes[i] > (d.maxBytes-sum)/blockBytes:
+			d.fail(fmt.Errorf("bloom: the stored filter has more than MaxBytes, %d: %w", d.maxBytes, ErrTooLarge))
+			return nil
 		}
+		sum += sizes[i] * blockBytes
 		stages[i] = s
 	}
 	for i := range stages {
 		stages[i].blocks = d.blocks(sizes[i])
 	}
 	for _, s := range stages {
-		s.used.Store(d.uint64())
+		if s.used.Store(d.uint64()); s.used.Load() > math.MaxInt64 {
+			d.corrupt("a stage has %d keys", s.used.Load())
+		}
 	}
 	return stages
 }

@@ -284,8 +284,6 @@ func (f *SplitBlock[K]) ReadFrom(r io.Reader) (int64, error) {
 	hash = readHash(d, hash, h)
 	switch {
 	case d.err != nil:
-	case h.seed != 0:
-		d.corrupt("XXH64 with the seed %#x", h.seed)
 	case h.units < 1 || h.units > splitMaxBlocks || h.payload != h.units*splitBytes:
 		d.corrupt("%d blocks in %d bytes", h.units, h.payload)
 	}

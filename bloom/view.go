@@ -24,7 +24,7 @@ func formOf[K any]() (keyForm, hashID) {
 			return formSlice, hashXXHBytes
 		}
 	case reflect.Array:
-		if t.Elem().Kind() == reflect.Uint8 && t.Len() > 0 {
+		if t.Elem().Kind() == reflect.Uint8 {
 			return formArray, hashXXHBytes
 		}
 	case reflect.Int8:
