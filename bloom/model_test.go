@@ -328,6 +328,7 @@ func TestHashMethods(t *testing.T) {
 		require.Equal(t, want, blocked.ContainsHash(h.Hash(k)))
 		require.Equal(t, want, byHash.Contains(k))
 		require.Equal(t, want, shared.Contains(k))
+		require.Equal(t, want, shared.ContainsHash(h.Hash(k)))
 		require.Equal(t, scalable.Contains(k), scalable.ContainsHash(h.Hash(k)))
 		require.Equal(t, rotating.Contains(k), rotating.ContainsHash(h.Hash(k)))
 	}

@@ -61,8 +61,8 @@ type RotatingConfig[K any] struct {
 //
 // A Rotating is safe for concurrent use by multiple goroutines, except ReadFrom and
 // UnmarshalBinary, during which no other method may be called. A key whose Add has returned is
-// found, for Window, or until Rotate has been called more than Generations times, by every
-// Contains that begins after that. The zero value can only be read into.
+// found, for Window, by every Contains that begins after that. Calls of Rotate can make that
+// shorter: see there. The zero value can only be read into.
 type Rotating[K any] struct {
 	state    atomic.Pointer[rotation]
 	_        [128]byte    // everybody reads state, and with SingleWinner writes mu
@@ -185,7 +185,8 @@ func (f *Rotating[K]) rotate(s *rotation, steps, end int64) *rotation {
 }
 
 // Rotate begins a new generation at once, and drops the oldest if there are Generations besides
-// the current one. With a Window, the new one is current for a whole part of it.
+// the current one. With a Window, the new one is current for a whole part of it, so one call makes
+// no key be forgotten before its time, and each further one a part of Window earlier.
 func (f *Rotating[K]) Rotate() {
 	f.now()
 	f.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -103,7 +104,7 @@ func TestRotatingRotate(t *testing.T) {
 		for range 200 {
 			turn.Add(1)
 			f.Rotate()
-			time.Sleep(0)
+			runtime.Gosched()
 		}
 		stop.Store(true)
 		wg.Wait()
