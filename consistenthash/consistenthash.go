@@ -1,0 +1,231 @@
+package consistenthash
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// A Member is a node of a Map, with what the Map returns for it: an address, a client, a pool.
+type Member[T any] struct {
+	Node
+	Value T
+}
+
+// A Config says what a Map is to be like. The zero value is a good default.
+type Config[T any] struct {
+	_ struct{}
+
+	// Algorithm decides which node has which key. Nil: Slots(SlotsConfig{}). A Map keeps it for life.
+	Algorithm Algorithm
+
+	// Members are the first nodes, in any order. The slice is copied. Mind that a node of Weight 0
+	// gets no keys.
+	Members []Member[T]
+
+	// Seed, if not 0, makes the positions of keys independent of those in maps with another seed.
+	// Where one map decides which server a key goes to, and another one, on that server,
+	// which of its parts, they should have different seeds: nodes that are called the same in both
+	// would have the same keys, and nothing would be left for the others. Ketama, whose
+	// positions are given, refuses one.
+	Seed uint64
+}
+
+// A Map says which member has a key. It is safe for concurrent use by multiple goroutines. Reading
+// takes no lock: each call sees the members of one moment, all of an Update or nothing.
+type Map[T any] struct {
+	algorithm Algorithm
+	seed      uint64
+	state     atomic.Pointer[state[T]]
+
+	mu sync.Mutex // held by who replaces state
+}
+
+// A state is the members of one moment. It is never changed.
+type state[T any] struct {
+	picker      Picker
+	hasher      KeyHasher // nil: XXH64
+	seed        uint64
+	members     []Member[T] // in order of ID
+	nodes       []Node      // of members
+	zones       []int32     // the zone of each node, numbered
+	zoneSizes   []int32     // nodes with weight in each zone
+	active      int         // nodes with weight
+	fingerprint uint64
+}
+
+// New returns a Map. It returns an error if two members have the same ID, or the algorithm does not take
+// them.
+func New[T any](c Config[T]) (*Map[T], error) {
+	m := &Map[T]{algorithm: c.Algorithm, seed: c.Seed}
+	if m.algorithm == nil {
+		m.algorithm = Slots(SlotsConfig{})
+	}
+	if _, ok := m.algorithm.(KeyHasher); ok && m.seed != 0 {
+		return nil, fmt.Errorf("consistenthash: Seed must be 0 with an algorithm that hashes keys itself, got %d", m.seed)
+	}
+	members := slices.Clone(c.Members)
+	slices.SortStableFunc(members, func(a, b Member[T]) int { return cmp.Compare(a.ID, b.ID) })
+	s, err := m.build(nil, members)
+	if err != nil {
+		return nil, err
+	}
+	m.state.Store(s)
+	return m, nil
+}
+
+// build returns a state of members, which are in order of ID and are not copied. prev may be nil.
+func (m *Map[T]) build(prev *state[T], members []Member[T]) (*state[T], error) {
+	s := &state[T]{seed: m.seed, members: members, nodes: make([]Node, len(members)), zones: make([]int32, len(members))}
+	s.hasher, _ = m.algorithm.(KeyHasher)
+	numbers := make(map[string]int32)
+	for i := range members {
+		n := members[i].Node
+		if n.ID == "" {
+			return nil, errEmptyID
+		}
+		if i > 0 && n.ID == members[i-1].ID {
+			return nil, fmt.Errorf("consistenthash: node %q: %w", n.ID, ErrDuplicate)
+		}
+		s.nodes[i] = n
+		zone, ok := numbers[n.Zone]
+		if !ok {
+			zone = int32(len(numbers))
+			numbers[n.Zone] = zone
+			s.zoneSizes = append(s.zoneSizes, 0)
+		}
+		s.zones[i] = zone
+		if n.Weight > 0 {
+			s.active++
+			s.zoneSizes[zone]++
+		}
+	}
+	var err error
+	rebuilder, ok := m.algorithm.(Rebuilder)
+	switch {
+	case prev != nil && samePlacement(prev.nodes, s.nodes):
+		s.picker = prev.picker
+	case prev != nil && ok:
+		s.picker, err = rebuilder.Rebuild(prev.picker, slices.Clone(s.nodes))
+	default:
+		s.picker, err = m.algorithm.Build(slices.Clone(s.nodes))
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.fingerprint = m.digest(s.nodes)
+	return s, nil
+}
+
+// samePlacement reports whether a and b differ at most in their zones, which only GetN looks at.
+func samePlacement(a, b []Node) bool {
+	return slices.EqualFunc(a, b, func(a, b Node) bool { return a.ID == b.ID && a.Weight == b.Weight })
+}
+
+// digest returns the fingerprint of nodes.
+func (m *Map[T]) digest(nodes []Node) uint64 {
+	d := xxhash.New()
+	number := func(n uint64) { d.Write(binary.LittleEndian.AppendUint64(nil, n)) }
+	text := func(s string) {
+		number(uint64(len(s)))
+		d.WriteString(s)
+	}
+	text(hashVersion)
+	if named, ok := m.algorithm.(fmt.Stringer); ok {
+		text(named.String())
+	} else {
+		text(fmt.Sprintf("%T", m.algorithm))
+	}
+	number(m.seed)
+	for i := range nodes {
+		text(nodes[i].ID)
+		number(uint64(nodes[i].Weight))
+		text(nodes[i].Zone)
+	}
+	return d.Sum64()
+}
+
+// Get returns the value of the member that has key; false if no member has weight. It takes the
+// algorithm's time for one Pick beside that of XXH64 of the key, and allocates nothing.
+func (m *Map[T]) Get(key string) (T, bool) {
+	s := m.state.Load()
+	return s.get(s.hash(key))
+}
+
+// GetBytes is Get for a key in a byte slice.
+func (m *Map[T]) GetBytes(key []byte) (T, bool) {
+	s := m.state.Load()
+	return s.get(s.hashBytes(key))
+}
+
+// GetHash is Get for the position of a key: what Hash or HashUint64 returned, or any number whose 64
+// bits, above all the upper ones, are random. Numbers that are not must go through HashUint64,
+// or all small ones will have the same owner.
+func (m *Map[T]) GetHash(h uint64) (T, bool) {
+	return m.state.Load().get(h)
+}
+
+// Owner returns the member that has the key at position h; false if no member has weight.
+func (m *Map[T]) Owner(h uint64) (Member[T], bool) {
+	s := m.state.Load()
+	i := s.picker.Pick(h)
+	if i < 0 {
+		return Member[T]{}, false
+	}
+	return s.members[i], true
+}
+
+func (s *state[T]) get(h uint64) (T, bool) {
+	i := s.picker.Pick(h)
+	if i < 0 {
+		var none T
+		return none, false
+	}
+	return s.members[i].Value, true
+}
+
+// Hash returns the position of key, which Get(key) looks up: XXH64 with seed 0, mixed with Seed if that is
+// not 0; or what the algorithm makes it, if it is a KeyHasher.
+func (m *Map[T]) Hash(key string) uint64 { return m.state.Load().hash(key) }
+
+// HashBytes is Hash for a key in a byte slice.
+func (m *Map[T]) HashBytes(key []byte) uint64 { return m.state.Load().hashBytes(key) }
+
+func (s *state[T]) hash(key string) uint64 {
+	if s.hasher != nil {
+		return s.hasher.HashKey(view(key))
+	}
+	h := xxhash.Sum64String(key)
+	if s.seed != 0 {
+		h = mix(h ^ s.seed)
+	}
+	return h
+}
+
+func (s *state[T]) hashBytes(key []byte) uint64 {
+	if s.hasher != nil {
+		return s.hasher.HashKey(key)
+	}
+	h := xxhash.Sum64(key)
+	if s.seed != 0 {
+		h = mix(h ^ s.seed)
+	}
+	return h
+}
+
+// Members returns the members in order of ID, as a copy.
+func (m *Map[T]) Members() []Member[T] { return slices.Clone(m.state.Load().members) }
+
+// Len returns the number of members, those of weight 0 included.
+func (m *Map[T]) Len() int { return len(m.state.Load().members) }
+
+// Fingerprint returns a hash of all that decides where keys are: the algorithm with its parameters,
+// the version of the hashing, Seed, and the nodes with their weights and zones. Processes whose
+// maps have the same fingerprint place every key alike, so they can tell each other to find
+// out whether they agree. Values are not in it.
+func (m *Map[T]) Fingerprint() uint64 { return m.state.Load().fingerprint }
