@@ -12,8 +12,8 @@ import (
 type Node struct {
 	ID string // distinguishes it, and decides where it is; not empty
 
-	// Weight is its share of the keys, in proportion to the other nodes' weights. 0: it is
-	// drained, that is, known but given no keys.
+	// Weight is its share of the keys, in proportion to the other nodes' weights. 0, which is
+	// also what a forgotten Weight is: it is drained, that is, known but given no keys.
 	Weight uint32
 
 	// Zone is what GetN spreads replicas over: a rack, a data centre. "" is a zone like the others.
@@ -37,7 +37,7 @@ type Algorithm interface {
 // goroutines.
 type Picker interface {
 	// Pick returns the owner of the keys at position h: its index in the list of nodes
-	// that the Picker was built from, or -1 if no node has weight.
+	// that the Picker was built from, or -1 if no node has weight. It must not panic.
 	Pick(h uint64) int
 }
 
@@ -46,7 +46,7 @@ type Replicator interface {
 	Picker
 	// AppendN appends to dst the first n nodes of the key's sequence, all different, by
 	// their indices: the owner, then where replicas belong. There are fewer if there are
-	// fewer nodes that it can place keys on.
+	// fewer nodes that it can place keys on; these are the same nodes for all h.
 	AppendN(dst []int32, h uint64, n int) []int32
 	// Seq returns the same sequence, to its end.
 	Seq(h uint64) iter.Seq[int]

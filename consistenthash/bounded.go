@@ -1,6 +1,7 @@
 package consistenthash
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 	"runtime"
@@ -25,20 +26,26 @@ type BoundedConfig struct {
 // not. So what one hot node cannot take spreads over all others, where on a ring it
 // would all fall on the neighbour.
 //
-// It takes its members from a Map, and follows all of its updates. It is safe for concurrent use by
-// multiple goroutines; acquiring takes no lock, but after an update. The count of
-// requests on a node survives its removal and return.
+// It takes its members from a Map, and follows all of its updates; the count of requests on a node
+// survives its removal and return. Acquiring takes no lock, but after an update. When many nodes
+// are full, it looks at them one after the other, in the key's sequence: with Ring and Maglev that
+// takes 1 or 2 ns a node, with Slots and Rendezvous, which must rank all nodes first, 60 ns.
+//
+// A Bounded is safe for concurrent use by multiple goroutines. No node is given a request beyond
+// the bound for what is in flight at some moment of the call. The zero value cannot be used.
 type Bounded[T any] struct {
 	m      *Map[T]
 	factor uint64 // LoadFactor in units of 1/loadUnit
-
-	// total is the requests in flight on all live nodes, and those that are being placed.
-	total atomic.Int64
-
-	state atomic.Pointer[boundedState[T]]
+	state  atomic.Pointer[boundedState[T]]
 
 	mu    sync.Mutex       // held by who replaces state
 	loads map[string]*load // by ID: of all live nodes, and of others with requests in flight
+
+	// total is the requests in flight on all live nodes, and those that are being placed. Every
+	// request writes to it, so what every request reads is kept off its cache line.
+	_     [64]byte
+	total atomic.Int64
+	_     [56]byte
 }
 
 // A boundedState is what belongs to one state of the Map. It is never changed.
@@ -49,11 +56,12 @@ type boundedState[T any] struct {
 	share      []uint64
 	unit       uint64 // a node with c requests has room if c·unit < total·share
 	live       int    // nodes that can be reached
+	growth     int    // of what is asked for of a sequence
 }
 
-// A load is the number of requests in flight on a node, and the flag live: whether it can be given more, and
-// total counts those it has. They are in one word, so each request is counted in total or not by the
-// one operation that adds it to the node or takes it from it. It has a cache line of its
+// A load is the number of requests in flight on a node, and the flag live: whether it can be given
+// more, and total counts those it has. They are in one word, so each request is counted in total or
+// not by the one operation that adds it to the node or takes it from it. It has a cache line of its
 // own, as requests for different nodes should not get in each other's way.
 type load struct {
 	word atomic.Uint64
@@ -64,11 +72,14 @@ const live = 1 << 63
 
 func inFlight(word uint64) int64 { return int64(word &^ live) }
 
-// NewBounded returns a Bounded for the members of m, which must not be nil. It returns an error if
-// LoadFactor is out of range, or m's algorithm makes no Replicator.
+// NewBounded returns a Bounded for the members of m. It returns an error if m is nil, LoadFactor is
+// out of range, or m's algorithm makes no Replicator.
 func NewBounded[T any](m *Map[T], c BoundedConfig) (*Bounded[T], error) {
 	if err := checkLoad(c.LoadFactor); err != nil {
 		return nil, err
+	}
+	if m == nil {
+		return nil, errors.New("consistenthash: NewBounded needs a Map, got nil")
 	}
 	if p := m.state.Load().picker; !isReplicator(p) {
 		return nil, fmt.Errorf("consistenthash: %T is no Replicator, which NewBounded needs", p)
@@ -98,9 +109,9 @@ func (b *Bounded[T]) current() *boundedState[T] {
 
 // followLocked makes the state for the Map as it is now, if there is none yet.
 //
-// A node that cannot be reached any more loses its flag, and total what the node has: from then on nobody
-// can add to it, so what it has only falls, and at zero it can be forgotten. If it comes back
-// before, it still has its count.
+// A node that cannot be reached any more loses its flag, and total what the node has: from then on
+// nobody can add to it, so what it has only falls, and at zero it can be forgotten. If it comes
+// back before, it still has its count.
 func (b *Bounded[T]) followLocked() *boundedState[T] {
 	prev, of := b.state.Load(), b.m.state.Load()
 	if prev != nil && prev.of == of {
@@ -112,6 +123,10 @@ func (b *Bounded[T]) followLocked() *boundedState[T] {
 		share: make([]uint64, len(of.nodes)),
 	}
 	s.replicator, _ = of.picker.(Replicator)
+	switch s.growth = 4; of.picker.(type) {
+	case *slots, *rendezvous:
+		s.growth = maxNodes // they rank all nodes, to name more than a few of them
+	}
 	reached := make(map[string]bool, of.active)
 	var total uint64
 	if s.replicator != nil {
@@ -155,7 +170,9 @@ func (b *Bounded[T]) followLocked() *boundedState[T] {
 	return s
 }
 
-// A Lease is a request in flight. Its methods have pointer receivers: do not copy it once it is used.
+// A Lease is a request in flight. A Lease is safe for concurrent use by multiple goroutines. Its
+// methods have pointer receivers, and it must not be copied once it is used: a copy that is
+// released, too, ends somebody else's request.
 type Lease[T any] struct {
 	member Member[T]
 	total  *atomic.Int64
@@ -174,13 +191,22 @@ func (l *Lease[T]) Release() {
 	if l.load == nil || l.ended.Swap(true) {
 		return
 	}
-	if l.load.word.Add(^uint64(0))&live != 0 {
-		l.total.Add(-1)
+	for {
+		word := l.load.word.Load()
+		if inFlight(word) == 0 {
+			return // a copy has been released before, and so has what took its place
+		}
+		if l.load.word.CompareAndSwap(word, word-1) {
+			if word&live != 0 {
+				l.total.Add(-1)
+			}
+			return
+		}
 	}
 }
 
-// Acquire chooses a member for a request for key, and counts it as in flight until Release of the Lease is
-// called, which must not be forgotten: Do cannot forget it. It returns ErrNoNode if no
+// Acquire chooses a member for a request for key, and counts it as in flight until Release of the
+// Lease is called, which must not be forgotten: Do cannot forget it. It returns ErrNoNode if no
 // member has weight. It takes O(1) while the owner has room, and allocates nothing.
 func (b *Bounded[T]) Acquire(key string) (Lease[T], error) { return b.AcquireHash(b.m.Hash(key)) }
 
@@ -193,6 +219,9 @@ func (b *Bounded[T]) AcquireBytes(key []byte) (Lease[T], error) {
 func (b *Bounded[T]) AcquireHash(h uint64) (Lease[T], error) {
 	total := b.total.Add(1) // this one included
 	for {
+		// While an update takes place, total is for a moment more than it should be, by what was on
+		// a node that leaves, or less, by what is still on one that comes back: even less than 0.
+		total = max(total, 1)
 		s := b.current()
 		if s.live == 0 {
 			b.total.Add(-1)
@@ -211,8 +240,8 @@ func (b *Bounded[T]) AcquireHash(h uint64) (Lease[T], error) {
 	}
 }
 
-// take adds a request to the first node of the sequence that has room, when total are in flight. It reports
-// false if none has, or the state is no longer valid.
+// take adds a request to the first node of the sequence that has room, when total are in flight. It
+// reports false if none has, or the state is no longer valid.
 func (s *boundedState[T]) take(h uint64, total int64) (node int, taken bool) {
 	i := s.of.picker.Pick(h)
 	taken, valid := s.claim(i, total)
@@ -222,7 +251,7 @@ func (s *boundedState[T]) take(h uint64, total int64) (node int, taken bool) {
 	w := walks.Get().(*walk)
 	defer walks.Put(w)
 	seen := 1 // the owner
-	for ask := min(4, s.live); ; ask = min(2*ask, s.live) {
+	for ask := min(listed, s.live); ; ask = min(s.growth*ask, s.live) {
 		w.nodes = s.replicator.AppendN(w.nodes[:0], h, ask)
 		for _, i := range w.nodes[min(seen, len(w.nodes)):] {
 			if taken, valid := s.claim(int(i), total); taken || !valid {
@@ -237,9 +266,9 @@ func (s *boundedState[T]) take(h uint64, total int64) (node int, taken bool) {
 
 // claim adds a request to node i if it has room for it.
 //
-// It has if its count would then be at most ceil(factor·total·weight / weights), that is, if the count is now
-// less than the quotient. Look and add are one operation: to add first and take back what was too
-// much would let others, meanwhile, find a node full that is not.
+// It has if its count would then be at most ceil(factor·total·weight / weights), that is, if the
+// count is now less than the quotient. Look and add are one operation: to add first and take back
+// what was too much would let others, meanwhile, find a node full that is not.
 func (s *boundedState[T]) claim(i int, total int64) (taken, valid bool) {
 	l := s.loads[i]
 	hi, lo := bits.Mul64(uint64(total), s.share[i])
@@ -268,8 +297,8 @@ func (b *Bounded[T]) Do(key string, f func(T) error) error {
 	return f(l.Value())
 }
 
-// InFlight returns the number of requests in flight on the node with that ID, which may have been removed. It
-// takes a lock.
+// InFlight returns the number of requests in flight on the node with that ID, which may have been
+// removed. It takes a lock.
 func (b *Bounded[T]) InFlight(id string) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -280,9 +309,9 @@ func (b *Bounded[T]) InFlight(id string) int64 {
 	return 0
 }
 
-// Total returns the number of requests in flight on the nodes that can be given more, and of those that are
-// just being placed.
+// Total returns the number of requests in flight on the nodes that can be given more, and of those
+// that are just being placed.
 func (b *Bounded[T]) Total() int64 {
 	b.current()
-	return b.total.Load()
+	return max(0, b.total.Load())
 }

@@ -29,8 +29,8 @@ func TestBoundedInvalid(t *testing.T) {
 	}
 }
 
-// TestBoundedModel compares each step with the definition: the request goes to the first node of the key's
-// sequence that has less than factor·total·weight/weights.
+// TestBoundedModel compares each step with the definition: the request goes to the first node of
+// the key's sequence that has less than factor·total·weight/weights.
 func TestBoundedModel(t *testing.T) {
 	seed := rand.Uint64()
 	defer func() {
@@ -158,6 +158,54 @@ func TestLease(t *testing.T) {
 	require.EqualValues(t, 1, b.InFlight(c.Value()))
 }
 
+// TestLeaseCopies releases copies of leases, which nobody should: counts are wrong then, but never
+// negative, and requests go on.
+func TestLeaseCopies(t *testing.T) {
+	m := newMap(t, nil, fleet("server", 2))
+	b := newBounded(t, m, BoundedConfig{})
+	a, err := b.Acquire("key")
+	require.NoError(t, err)
+	c := Lease[string]{member: a.member, total: a.total, load: a.load}
+	a.Release()
+	c.Release()
+	require.Zero(t, b.Total())
+	require.Zero(t, b.InFlight(a.Value()))
+	again, err := b.Acquire("key")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, b.InFlight(again.Value()))
+}
+
+// TestBoundedWhileANodeComesBack stops an update where the count of a node that comes back is not
+// yet in the total, and requests of before it come and go.
+func TestBoundedWhileANodeComesBack(t *testing.T) {
+	m := newMap(t, nil, fleet("server", 2))
+	b := newBounded(t, m, BoundedConfig{LoadFactor: 1})
+	held := make([]*Lease[string], 0, 200)
+	for range 200 {
+		l, err := b.Acquire("key")
+		require.NoError(t, err)
+		held = append(held, &l)
+	}
+	update(t, m, func(tx *Tx[string]) error { return tx.Remove("server1") })
+	require.EqualValues(t, 100, b.Total())
+	word := b.loads["server1"].word.Or(live) // as followLocked does first
+	for _, l := range held {
+		l.Release()
+	}
+	require.Negative(t, b.total.Load())
+	require.Zero(t, b.Total())
+	// One request is within the bound for one; another would wait for the update to get on.
+	l, err := b.Acquire("key")
+	require.NoError(t, err)
+	require.Equal(t, "server0", l.Value())
+	b.total.Add(inFlight(word))
+	require.EqualValues(t, 1, b.Total())
+	_, err = b.Acquire("key")
+	require.NoError(t, err)
+	l.Release()
+	require.EqualValues(t, 1, b.Total())
+}
+
 func TestDo(t *testing.T) {
 	m := newMap(t, nil, fleet("server", 2))
 	b := newBounded(t, m, BoundedConfig{})
@@ -236,8 +284,8 @@ func TestBoundedComesBack(t *testing.T) {
 	require.Len(t, b.loads, 2)
 }
 
-// TestBoundedNeverOvershoots acquires from many goroutines and releases nothing: then at the end each bound
-// must hold for the total there is, which no bound applied on the way was above.
+// TestBoundedNeverOvershoots acquires from many goroutines and releases nothing: then at the end
+// each bound must hold for the total there is, which no bound applied on the way was above.
 func TestBoundedNeverOvershoots(t *testing.T) {
 	for range 20 {
 		members := fleet("server", 7)

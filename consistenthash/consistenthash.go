@@ -14,7 +14,7 @@ import (
 // A Member is a node of a Map, with what the Map returns for it: an address, a client, a pool.
 type Member[T any] struct {
 	Node
-	Value T
+	Value T // what look-ups return
 }
 
 // A Config says what a Map is to be like. The zero value is a good default.
@@ -36,8 +36,11 @@ type Config[T any] struct {
 	Seed uint64
 }
 
-// A Map says which member has a key. It is safe for concurrent use by multiple goroutines. Reading
-// takes no lock: each call sees the members of one moment, all of an Update or nothing.
+// A Map says which member has a key.
+//
+// A Map is safe for concurrent use by multiple goroutines. Reading takes no lock, and is
+// linearizable: each call sees the members of one moment, all of an Update or nothing. The zero value
+// cannot be used.
 type Map[T any] struct {
 	algorithm Algorithm
 	seed      uint64
@@ -59,8 +62,8 @@ type state[T any] struct {
 	fingerprint uint64
 }
 
-// New returns a Map. It returns an error if two members have the same ID, or the algorithm does not take
-// them.
+// New returns a Map. It returns an error if two members have the same ID, if the algorithm's parameters
+// are out of range, or if it does not take as many members, or such weights.
 func New[T any](c Config[T]) (*Map[T], error) {
 	m := &Map[T]{algorithm: c.Algorithm, seed: c.Seed}
 	if m.algorithm == nil {
@@ -118,6 +121,9 @@ func (m *Map[T]) build(prev *state[T], members []Member[T]) (*state[T], error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.picker == nil {
+		return nil, fmt.Errorf("consistenthash: %T made no Picker", m.algorithm)
+	}
 	s.fingerprint = m.digest(s.nodes)
 	return s, nil
 }
@@ -136,11 +142,7 @@ func (m *Map[T]) digest(nodes []Node) uint64 {
 		d.WriteString(s)
 	}
 	text(hashVersion)
-	if named, ok := m.algorithm.(fmt.Stringer); ok {
-		text(named.String())
-	} else {
-		text(fmt.Sprintf("%T", m.algorithm))
-	}
+	text(m.name())
 	number(m.seed)
 	for i := range nodes {
 		text(nodes[i].ID)
@@ -151,7 +153,8 @@ func (m *Map[T]) digest(nodes []Node) uint64 {
 }
 
 // Get returns the value of the member that has key; false if no member has weight. It takes the
-// algorithm's time for one Pick beside that of XXH64 of the key, and allocates nothing.
+// algorithm's time for one Pick beside that of XXH64 of the key, and allocates nothing. Owner returns
+// the member itself.
 func (m *Map[T]) Get(key string) (T, bool) {
 	s := m.state.Load()
 	return s.get(s.hash(key))
@@ -170,7 +173,8 @@ func (m *Map[T]) GetHash(h uint64) (T, bool) {
 	return m.state.Load().get(h)
 }
 
-// Owner returns the member that has the key at position h; false if no member has weight.
+// Owner returns the member that has the key at position h, as Owner(Hash(key)), with its ID and zone;
+// false if no member has weight.
 func (m *Map[T]) Owner(h uint64) (Member[T], bool) {
 	s := m.state.Load()
 	i := s.picker.Pick(h)
@@ -189,8 +193,8 @@ func (s *state[T]) get(h uint64) (T, bool) {
 	return s.members[i].Value, true
 }
 
-// Hash returns the position of key, which Get(key) looks up: XXH64 with seed 0, mixed with Seed if that is
-// not 0; or what the algorithm makes it, if it is a KeyHasher.
+// Hash returns the position of key, which Get(key) looks up: XXH64 with seed 0, mixed with Seed if
+// that is not 0; or what the algorithm makes it, if it is a KeyHasher.
 func (m *Map[T]) Hash(key string) uint64 { return m.state.Load().hash(key) }
 
 // HashBytes is Hash for a key in a byte slice.
@@ -221,8 +225,56 @@ func (s *state[T]) hashBytes(key []byte) uint64 {
 // Members returns the members in order of ID, as a copy.
 func (m *Map[T]) Members() []Member[T] { return slices.Clone(m.state.Load().members) }
 
+// A Share is what a node has of all positions, and of all keys as far as their positions are random.
+type Share struct {
+	Node
+	Part float64 // from 0 to 1
+	Fair float64 // what it would have by its weight
+}
+
+// Shares returns the share of each member, in order of ID, exactly; nil if the map is not Ranged.
+// O(slots, points or entries).
+func (m *Map[T]) Shares() []Share {
+	s := m.state.Load()
+	r, ok := s.picker.(Ranger)
+	if !ok {
+		return nil
+	}
+	shares := make([]Share, len(s.nodes))
+	total := 0.0
+	for i, n := range s.nodes {
+		shares[i].Node = n
+		total += float64(n.Weight)
+	}
+	for i, n := range s.nodes {
+		if n.Weight > 0 {
+			shares[i].Fair = float64(n.Weight) / total
+		}
+	}
+	var first uint64
+	for last, i := range r.Ranges() {
+		shares[i].Part += Move{First: first, Last: last}.Share()
+		first = last + 1
+	}
+	return shares
+}
+
 // Len returns the number of members, those of weight 0 included.
 func (m *Map[T]) Len() int { return len(m.state.Load().members) }
+
+// String returns the algorithm, the number of members and the fingerprint, to be read by people.
+func (m *Map[T]) String() string {
+	s := m.state.Load()
+	return fmt.Sprintf("%s, %d members, fingerprint %016x", m.name(), len(s.members), s.fingerprint)
+}
+
+// name returns what stands for the algorithm in Fingerprint.
+func (m *Map[T]) name() string {
+	if named, ok := m.algorithm.(fmt.Stringer); ok {
+		return named.String()
+	}
+	return fmt.Sprintf("%T", m.algorithm)
+}
 
 // Fingerprint returns a hash of all that decides where keys are: the algorithm with its parameters,
 // the version of the hashing, Seed, and the nodes with their weights and zones. Processes whose

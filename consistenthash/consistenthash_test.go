@@ -144,8 +144,8 @@ func TestHash(t *testing.T) {
 	}
 }
 
-// TestSeedsInLayers places keys by one map on servers and there, by another one, on parts that are called
-// the same.
+// TestSeedsInLayers places keys by one map on servers and there, by another one, on parts that are
+// called the same.
 func TestSeedsInLayers(t *testing.T) {
 	for _, a := range []Algorithm{Slots(SlotsConfig{}), Ring(RingConfig{VirtualNodes: 1000}), Rendezvous(), Maglev(0)} {
 		outer := newMap(t, a, fleet("node", 4))
@@ -240,6 +240,10 @@ func TestInvalid(t *testing.T) {
 	}
 	_, err := Rendezvous().Build(many)
 	require.EqualError(t, err, "consistenthash: there may be at most 131072 nodes, got 131073")
+	_, err = New(Config[string]{Algorithm: pickless{}})
+	require.EqualError(t, err, "consistenthash: consistenthash.pickless made no Picker")
+	_, err = NewBounded[string](nil, BoundedConfig{})
+	require.EqualError(t, err, "consistenthash: NewBounded needs a Map, got nil")
 	_, err = New(Config[string]{Algorithm: Ketama(), Seed: 1})
 	require.EqualError(t, err, "consistenthash: Seed must be 0 with an algorithm that hashes keys itself, got 1")
 }
@@ -426,6 +430,28 @@ func TestForeignAlgorithm(t *testing.T) {
 	require.Panics(t, func() { DiffKeys(m, h, slices.Values([]uint64{1})) })
 }
 
+// pickless builds nothing.
+type pickless struct{}
+
+func (pickless) Build([]Node) (Picker, error) { return nil, nil }
+
+// moody refuses to be rebuilt.
+type moody struct{ foreign }
+
+var errMood = errors.New("not today")
+
+func (moody) Rebuild(Picker, []Node) (Picker, error) { return nil, errMood }
+
+func TestRebuildFails(t *testing.T) {
+	m := newMap(t, moody{}, fleet("server", 3))
+	before := m.Members()
+	require.Equal(t, errMood, m.Update(func(tx *Tx[string]) error { return tx.Remove("server1") }))
+	require.Equal(t, before, m.Members())
+	v, ok := m.GetHash(1)
+	require.True(t, ok)
+	require.Equal(t, "server1", v)
+}
+
 func TestGetNErrors(t *testing.T) {
 	for _, a := range algorithms() {
 		m := newMap(t, a, append(fleet("server", 6), Member[string]{Node: Node{ID: "drained", Zone: "zone9"}}))
@@ -606,6 +632,10 @@ func TestJump(t *testing.T) {
 	} {
 		require.Equal(t, v.want, Jump(v.key, v.n), "%v", v)
 	}
+	for h := range uint64(100000) {
+		b := Jump(HashUint64(h), math.MaxInt) // ends
+		require.True(t, b >= 0 && b < math.MaxInt)
+	}
 }
 
 // TestKetama has the counts that libketama gives.
@@ -662,8 +692,8 @@ func TestSimilarNames(t *testing.T) {
 				v, _ := m.Get(f(100 + i))
 				counts[v]++
 			}
-			// The share of a ring's node deviates by 1/sqrt(160) of itself, that of a sample by far less; with
-			// 5 standard deviations for each. The others are even but for the sample.
+			// The share of a ring's node deviates by 1/sqrt(160) of itself, that of a sample by far
+			// less; with 5 standard deviations for each. The others are even but for the sample.
 			bound := 5 * math.Sqrt(n/float64(keys))
 			switch a.(type) {
 			case ringAlgorithm, ketamaAlgorithm:
@@ -733,6 +763,47 @@ func TestFailoverSpreads(t *testing.T) {
 	}
 }
 
+// TestTakeover removes a node, and sees who takes its keys over: with Ring and Rendezvous always
+// the next of their sequence, with Slots nearly always.
+func TestTakeover(t *testing.T) {
+	for _, c := range []struct {
+		algorithm Algorithm
+		nodes     int
+		share     float64
+	}{
+		{Ring(RingConfig{}), 50, 1},
+		{Rendezvous(), 50, 1},
+		{Ketama(), 50, 1},
+		{Slots(SlotsConfig{}), 100, 0.98},
+		{Slots(SlotsConfig{Slots: 8192, LoadFactor: 1.25}), 125, 0.98},
+		{Slots(SlotsConfig{LoadFactor: 1000}), 100, 1},
+	} {
+		m := newMap(t, c.algorithm, fleet("server", c.nodes))
+		less := newMap(t, c.algorithm, m.Members())
+		update(t, less, func(tx *Tx[string]) error { return tx.Remove("server7") })
+		next, all := 0, 0
+		for i := range uint64(200000) {
+			h := HashUint64(i)
+			two, err := m.GetNHash(nil, h, 2, Placement{})
+			require.NoError(t, err)
+			if two[0] != "server7" {
+				continue
+			}
+			all++
+			if now, _ := less.GetHash(h); now == two[1] {
+				next++
+			}
+		}
+		require.GreaterOrEqual(t, float64(next)/float64(all), c.share, "%v", c.algorithm)
+	}
+}
+
+func TestString(t *testing.T) {
+	m := newMap(t, Slots(SlotsConfig{LoadFactor: 1.25}), fleet("server", 60))
+	require.Equal(t, fmt.Sprintf("slots(65536,1.25), 60 members, fingerprint %016x", m.Fingerprint()), m.String())
+	require.Contains(t, newMap(t, foreign{}, nil).String(), "consistenthash.foreign, 0 members")
+}
+
 func TestAllocations(t *testing.T) {
 	for _, a := range algorithms() {
 		m := newMap(t, a, fleet("server", 100))
@@ -764,8 +835,8 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// TestUpdatesUnderReaders requires of each look-up that it sees all of an update or nothing: at each moment
-// the members are a0 to a9 or b0 to b9.
+// TestUpdatesUnderReaders requires of each look-up that it sees all of an update or nothing: at
+// each moment the members are a0 to a9 or b0 to b9.
 func TestUpdatesUnderReaders(t *testing.T) {
 	for _, a := range algorithms() {
 		sets := [][]Member[string]{fleet("a", 10), fleet("b", 10)}

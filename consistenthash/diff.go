@@ -22,21 +22,30 @@ func (m *Map[T]) Ranged() bool {
 	return ok
 }
 
-// Diff returns the ranges of positions that have another owner in to than in from, in ascending order;
-// each is as long as it can be. It compares the maps as they are when it is called, so the sequence can be
-// gone through later, and again. The algorithms may differ, so it also tells what a change of
-// algorithm moves. O(slots, points or entries).
-//
-// It panics if one of the maps is not Ranged, or if they hash keys differently (another Seed, or
-// Ketama and not Ketama), as positions then have nothing to do with each other.
-func Diff[T any](from, to *Map[T]) iter.Seq[Move] {
-	a, b := from.state.Load(), to.state.Load()
-	ra, ok := a.picker.(Ranger)
-	rb, ok2 := b.picker.(Ranger)
-	if !ok || !ok2 {
-		panic(fmt.Sprintf("consistenthash: Diff of %v and %v, which do not both have ranges; DiffKeys compares them key by key", from.algorithm, to.algorithm))
+// CanDiff returns an error that says why Diff cannot compare two maps, or nil: if one of them is not
+// Ranged, or if they hash keys differently (with another Seed, or Ketama and not Ketama), so that
+// positions in one have nothing to do with those in the other.
+func CanDiff[T any](from, to *Map[T]) error {
+	for _, m := range []*Map[T]{from, to} {
+		if !m.Ranged() {
+			return fmt.Errorf("consistenthash: %s has no ranges to compare; DiffKeys compares key by key", m.name())
+		}
 	}
-	mustAgree(from, to)
+	return agree(from, to)
+}
+
+// Diff returns the ranges of positions that have another owner in to than in from, in ascending
+// order; each is as long as it can be. It compares the maps as they are when it is called, so the
+// sequence can be gone through later, and again. The algorithms may differ, so it also tells what a
+// change of algorithm moves. O(slots, points or entries).
+//
+// It panics if CanDiff returns an error.
+func Diff[T any](from, to *Map[T]) iter.Seq[Move] {
+	if err := CanDiff(from, to); err != nil {
+		panic(err.Error())
+	}
+	a, b := from.state.Load(), to.state.Load()
+	ra, rb := a.picker.(Ranger), b.picker.(Ranger)
 	return func(yield func(Move) bool) {
 		var pending Move
 		has := false
@@ -106,13 +115,15 @@ func whole(ranges iter.Seq2[uint64, int]) iter.Seq2[uint64, int] {
 	}
 }
 
-// DiffKeys returns those of the positions in keys whose owner differs between from and to, each as a Move of one
-// position, in the order of keys. It works with all algorithms, and takes two Picks a key.
-// The maps are compared as they are when it is called. It panics if they hash keys differently;
-// see Diff.
+// DiffKeys returns those of the positions in keys whose owner differs between from and to, each as
+// a Move of one position, in the order of keys. It works with all algorithms, and takes two Picks a
+// key. The maps are compared as they are when it is called. It panics if they hash keys
+// differently; see Diff.
 func DiffKeys[T any](from, to *Map[T], keys iter.Seq[uint64]) iter.Seq[Move] {
+	if err := agree(from, to); err != nil {
+		panic(err.Error())
+	}
 	a, b := from.state.Load(), to.state.Load()
-	mustAgree(from, to)
 	return func(yield func(Move) bool) {
 		for h := range keys {
 			m := Move{h, h, a.id(a.picker.Pick(h)), b.id(b.picker.Pick(h))}
@@ -131,18 +142,18 @@ func (s *state[T]) id(i int) string {
 	return s.nodes[i].ID
 }
 
-// mustAgree panics unless keys have the same positions in both maps.
-func mustAgree[T any](a, b *Map[T]) {
-	ha, hb := a.hashing(), b.hashing()
-	if ha != hb {
-		panic(fmt.Sprintf("consistenthash: two maps that hash keys differently cannot be compared: %s and %s", ha, hb))
+// agree returns an error unless keys have the same positions in both maps.
+func agree[T any](a, b *Map[T]) error {
+	if ha, hb := a.hashing(), b.hashing(); ha != hb {
+		return fmt.Errorf("consistenthash: two maps that hash keys differently cannot be compared: %s and %s", ha, hb)
 	}
+	return nil
 }
 
 // hashing names how keys are hashed.
 func (m *Map[T]) hashing() string {
 	if h, ok := m.algorithm.(KeyHasher); ok {
-		return fmt.Sprintf("%T", h)
+		return fmt.Sprintf("the hash of %v", h)
 	}
 	return fmt.Sprintf("XXH64 with Seed %d", m.seed)
 }

@@ -115,19 +115,46 @@ func requireDiff(t *testing.T, from, to *Map[string], rng *rand.Rand, keys int) 
 
 // shares returns the part of all positions that each node has.
 func shares(m *Map[string]) map[string]float64 {
-	s := m.state.Load()
 	shares := map[string]float64{}
-	var first uint64
-	any := false
-	for last, i := range s.picker.(Ranger).Ranges() {
-		shares[s.id(i)] += Move{First: first, Last: last}.Share()
-		first = last + 1
-		any = true
+	for _, s := range m.Shares() {
+		if s.Part > 0 {
+			shares[s.ID] = s.Part
+		}
 	}
-	if !any {
+	if len(shares) == 0 {
 		shares[""] = 1
 	}
 	return shares
+}
+
+func TestShares(t *testing.T) {
+	members := fleet("server", 4)
+	members[1].Weight = 2
+	members[2].Weight = 0
+	require.Nil(t, newMap(t, Rendezvous(), members).Shares())
+	require.Empty(t, newMap(t, nil, nil).Shares())
+	for _, a := range []Algorithm{Slots(SlotsConfig{}), Ring(RingConfig{}), Maglev(0), Ketama()} {
+		m := newMap(t, a, members)
+		sum := 0.0
+		for i, s := range m.Shares() {
+			require.Equal(t, members[i].Node, s.Node)
+			require.InDelta(t, float64(s.Weight)/4, s.Fair, 1e-15)
+			require.InDelta(t, s.Fair, s.Part, s.Fair/2)
+			hits := 0
+			for h := range uint64(20000) {
+				x, _ := m.GetHash(HashUint64(h))
+				if x == s.ID {
+					hits++
+				}
+			}
+			require.InDelta(t, float64(hits)/20000, s.Part, 5*math.Sqrt(0.25/20000))
+			sum += s.Part
+		}
+		require.InDelta(t, 1, sum, 1e-12)
+		for i := range members {
+			members[i].Weight = min(members[i].Weight, 2)
+		}
+	}
 }
 
 func TestShare(t *testing.T) {
@@ -154,12 +181,12 @@ func TestDiffPanics(t *testing.T) {
 	require.True(t, slots.Ranged())
 	require.True(t, ketama.Ranged())
 	require.False(t, rendezvous.Ranged())
-	require.PanicsWithValue(t, "consistenthash: Diff of slots(65536,10500) and rendezvous, which do not both have ranges; DiffKeys compares them key by key",
+	require.PanicsWithValue(t, "consistenthash: rendezvous has no ranges to compare; DiffKeys compares key by key",
 		func() { Diff(slots, rendezvous) })
 	require.Panics(t, func() { Diff(rendezvous, slots) })
 	require.PanicsWithValue(t, "consistenthash: two maps that hash keys differently cannot be compared: XXH64 with Seed 0 and XXH64 with Seed 3",
 		func() { Diff(slots, seeded) })
-	require.PanicsWithValue(t, "consistenthash: two maps that hash keys differently cannot be compared: consistenthash.ketamaAlgorithm and XXH64 with Seed 0",
+	require.PanicsWithValue(t, "consistenthash: two maps that hash keys differently cannot be compared: the hash of ketama and XXH64 with Seed 0",
 		func() { Diff(ketama, slots) })
 	require.Panics(t, func() { DiffKeys(slots, ketama, slices.Values([]uint64{1})) })
 	require.Empty(t, slices.Collect(DiffKeys(slots, newMap(t, nil, fleet("a", 2)), slices.Values([]uint64{1}))))
@@ -169,8 +196,9 @@ func TestDiffPanics(t *testing.T) {
 	}
 }
 
-// TestSlotsMoveLittle bounds what moves between nodes that stay, when others come and go: 0.01 %, 0.1 % and 0.3 %
-// are what is to be had at 10, 100 and 1000 nodes in the median; one fleet may have more.
+// TestSlotsMoveLittle bounds what moves between nodes that stay, when others come and go: 0.01 %,
+// 0.1 % and 0.3 % are what is to be had at 10, 100 and 1000 nodes in the median; one fleet may have
+// more.
 func TestSlotsMoveLittle(t *testing.T) {
 	for _, c := range []struct {
 		n     int

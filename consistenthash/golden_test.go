@@ -16,9 +16,9 @@ import (
 
 var updateGolden = flag.Bool("update", false, "write the golden files anew; a change of one is a breaking change")
 
-// TestGolden compares placements with those in testdata, which must never change: processes of different
-// versions and on different machines agree by them. Each line has a key, its position, and the
-// first four nodes of its sequence; the last one a hash of the owners of 100,000 positions.
+// TestGolden compares placements with those in testdata, which must never change: processes of
+// different versions and on different machines agree by them. Each line has a key, its position,
+// and the first four nodes of its sequence; the last one a hash of the owners of 100,000 positions.
 func TestGolden(t *testing.T) {
 	var even, uneven []Node
 	for i := range 20 {

@@ -12,7 +12,11 @@ func Jump(h uint64, n int) int {
 	for j < int64(n) {
 		b = j
 		h = h*2862933555777941757 + 1
-		j = int64(float64(b+1) * (float64(1<<31) / float64(h>>33+1)))
+		next := float64(b+1) * (float64(1<<31) / float64(h>>33+1))
+		if next >= float64(n) {
+			break // it need not fit into an int64
+		}
+		j = int64(next)
 	}
 	return int(b)
 }

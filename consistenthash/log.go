@@ -42,7 +42,8 @@ var logTable = sync.OnceValue(func() *[1<<logBits + 1]uint64 {
 // Between entries of the table it takes the chord. That makes it monotone, which the order of
 // scores relies on: a greater u never has a greater result, as the entries ascend, the chord
 // meets them at both ends, and rounding keeps the order. The chord makes it too high by less
-// than 2^-22, and, for the u of winners, near 2^64, by a factor that all of them have in common.
+// than 2^-22: for the u of winners among many nodes, near 2^64, by a factor that all of them have in
+// common; with few nodes of very different weights it makes 0.03 % of a light one's share, at most.
 func negLog(t *[1<<logBits + 1]uint64, u uint64) uint64 {
 	u = max(u, 1)
 	zeros := bits.LeadingZeros64(u)

@@ -17,8 +17,11 @@ import (
 // move without need than with the other algorithms when nodes change. A node of a
 // greater weight has its turn more often; every node with weight has one entry at least.
 //
-// A look-up reads one entry of the table, O(1); replicas are the nodes of the entries that follow.
-// To build takes O(size·log(size)) with equal weights, O(size·n) at most. Memory is two bytes an entry; there can be at most 65,535 nodes.
+// A look-up reads one entry of the table, O(1). Replicas are the nodes of the entries that follow:
+// they differ, and spread, but they are not who takes over when a node leaves, so with Maglev they
+// do for hedged requests, not for stored copies. With another size nearly all keys have other
+// owners. To build takes O(size·log(size)) with equal weights, O(size·n) at most. Memory is two
+// bytes an entry; there can be at most 65,535 nodes.
 func Maglev(size int) Algorithm { return maglevAlgorithm{size} }
 
 type maglevAlgorithm struct{ n int }
@@ -53,9 +56,9 @@ func (a maglevAlgorithm) Build(nodes []Node) (Picker, error) {
 	return m, nil
 }
 
-// populate lets the nodes take their entries. In each round a node of the greatest weight takes one,
-// and another when the share of it that its weight stands for has added up to one. It begins with as much as
-// lets it take one in the first round.
+// populate lets the nodes take their entries. In each round a node of the greatest weight takes
+// one, and another when the share of it that its weight stands for has added up to one. It begins
+// with as much as lets it take one in the first round.
 func populate(e electorate, size uint64) []uint16 {
 	type turn struct{ at, skip, credit uint64 }
 	greatest := uint64(slices.Max(e.weight))

@@ -2,7 +2,6 @@ package consistenthash
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 )
 
@@ -21,13 +20,14 @@ type Placement struct {
 // replicas belong, in the order of the key's own sequence, so as far as MaxPerZone allows.
 //
 // If there are not enough members with weight, or not enough zones, it returns an error that wraps
-// ErrTooFewNodes or ErrTooFewZones. With Strict, dst is then returned as it was.
-// Otherwise all has been appended that there is: with too few zones, first those that MaxPerZone
-// allows, then others, up to n. So whoever can do with less goes on with what has been appended, and may
-// report the error.
+// ErrTooFewNodes or ErrTooFewZones. With Strict, dst is then returned as it was. Otherwise all has
+// been appended that there is: with too few zones, first those that MaxPerZone allows, then others,
+// up to n. So whoever can do with less goes on with what has been appended, and may report the
+// error.
 //
-// It allocates nothing if dst has room. With Slots it takes O(n) up to eight nodes, otherwise O(n·log(n))
-// of the number of members; with Ring and Maglev, the steps until n different nodes, or zones, are met.
+// It allocates nothing if dst has room, but for the errors of Strict. With Slots it takes O(n) while
+// no more than eight nodes must be looked at, up to 16 O(members), otherwise O(members·log(members));
+// with Ring, Ketama and Maglev, the steps until n different nodes, or zones, are met.
 func (m *Map[T]) GetN(dst []T, key string, n int, p Placement) ([]T, error) {
 	s := m.state.Load()
 	return s.getN(dst, s.hash(key), n, p)
@@ -103,7 +103,7 @@ func (s *state[T]) spread(w *walk, r Replicator, h uint64, n, most int) ([]int32
 	w.used = append(w.used[:0], s.zoneSizes...)
 	clear(w.used)
 	seen := 0
-	for ask := n; ; ask = min(2*ask, s.active) {
+	for ask := n; ; ask = min(max(2*ask, listed), s.active) {
 		w.nodes = r.AppendN(w.nodes[:0], h, ask)
 		for _, i := range w.nodes[min(seen, len(w.nodes)):] {
 			if len(w.chosen) < n && int(w.used[s.zones[i]]) < most {
@@ -119,11 +119,15 @@ func (s *state[T]) spread(w *walk, r Replicator, h uint64, n, most int) ([]int32
 	if len(w.chosen) == n {
 		return w.chosen, nil
 	}
+	// Those that were chosen are the first ones of each zone.
+	clear(w.used)
 	for _, i := range w.nodes {
 		if len(w.chosen) == n {
 			break
 		}
-		if !slices.Contains(w.chosen, i) {
+		if used := &w.used[s.zones[i]]; int(*used) < most {
+			*used++
+		} else {
 			w.chosen = append(w.chosen, i)
 		}
 	}

@@ -11,11 +11,12 @@ import (
 // Rendezvous returns highest-random-weight hashing (D. Thaler and C. Ravishankar, "Using
 // Name-Based Mappings to Increase Hit Rates", IEEE/ACM Transactions on Networking, 1998): each node
 // has a score for each key, and the highest has the key. Scores are weighted by logarithms (J.
-// Resch, "New Hashing Algorithms for Data Storage", 2015), so that a node has exactly its
-// share of the keys, as far as chance goes.
+// Resch, "New Hashing Algorithms for Data Storage", 2015), so that a node has its
+// share of the keys, as far as chance goes, within 0.03 % of it.
 //
 // Nothing moves but to a node whose weight has grown, and from one whose weight has fallen. It
-// needs no memory but the list of nodes; a look-up looks at each of them, O(n), about 2 ns a node.
+// needs no memory but the list of nodes; a look-up looks at each of them, O(n): 1.3 ns a node with
+// equal weights, 2.2 ns otherwise.
 // There are no ranges of keys to move: Diff does not work with it, DiffKeys does.
 func Rendezvous() Algorithm { return rendezvousAlgorithm{} }
 

@@ -16,7 +16,8 @@ type RingConfig struct {
 
 	// VirtualNodes is the number of points that a node of weight WeightUnit has on the ring, from
 	// 1 to 65,536. The more, the more even is the load: a node's share of it deviates by
-	// 1/sqrt(points) from the fair one. 0: 160.
+	// 1/sqrt(points) from the fair one. With twice as many, half of the keys have other
+	// owners: choose it once. 0: 160.
 	VirtualNodes int
 
 	// WeightUnit is the weight for which a node has VirtualNodes points; others have more or
@@ -205,8 +206,8 @@ func (r *ring) AppendN(dst []int32, h uint64, n int) []int32 {
 // marks are sets of nodes, for walks that are to find many.
 var marks = sync.Pool{New: func() any { return new([]uint64) }}
 
-// appendDistinct walks around owners from i on, and appends the first n that differ; there must be as many.
-// All are less than limit.
+// appendDistinct walks around owners from i on, and appends the first n that differ; there must be
+// as many. All are less than limit.
 func appendDistinct[N uint16 | int32](dst []int32, owners []N, i, n, limit int) []int32 {
 	found := len(dst)
 	if n <= few {

@@ -8,9 +8,11 @@ import (
 )
 
 // Update changes the members: f says how, by the methods of the Tx that it is given, which is valid
-// until f returns. The map then changes all at once, with one rebuilding. If f returns an
-// error or panics, or a method of the Tx has failed, nothing changes; Update returns the
-// error, or the first of them.
+// until f returns. The map then changes all at once, with one rebuilding. If f returns an error or
+// panics, or a method of the Tx has failed, or the algorithm does not take the result, nothing
+// changes; Update returns the error, or the first of them.
+//
+// Less moves if a node that takes the place of another keeps its ID, with another Value.
 //
 // Updates take place one after the other, and f runs while the others wait: it must not call
 // Update of the same map. Reading goes on meanwhile.
@@ -89,7 +91,8 @@ func (t *Tx[T]) Set(m Member[T]) error {
 	return nil
 }
 
-// Remove removes the member with that ID. It returns an error if there is none (ErrUnknown).
+// Remove removes the member with that ID. It returns an error if there is none (ErrUnknown), and
+// then Update fails, too: ask Get where that may be.
 func (t *Tx[T]) Remove(id string) error {
 	i, err := t.known(id)
 	if err != nil {
@@ -121,8 +124,9 @@ func (t *Tx[T]) known(id string) (int, error) {
 	return i, nil
 }
 
-// Clear removes all members. With Add after it, a whole list of members replaces another, as service
-// discovery has it; the cost is only that of what differs.
+// Clear removes all members. With Set after it for each, a whole list of members replaces another, as
+// service discovery has it; with Slots, only what differs is computed anew. It is best done in
+// order of ID.
 func (t *Tx[T]) Clear() {
 	if !t.done {
 		clear(t.members)

@@ -3,7 +3,9 @@
 //
 //	go test -bench=. -rounds=9 . | go run ./ratio
 //
-// With -each it prints our proportion to every other one, too, behind its time.
+// With -each it prints our proportion to every other one, too, behind its time. With -ours it takes
+// another one of our implementations than sysblocks; those whose names begin with ours- are not
+// among the others.
 //
 // It expects names of the form Name/…/impl=NAME/round=N. The proportion is the median of
 // those of the single rounds, for what disturbs one round disturbs all that take part in it.
@@ -22,9 +24,11 @@ import (
 	"golang.org/x/perf/benchfmt"
 )
 
-const ours = "sysblocks"
+// ours is the implementation that is compared with the others.
+var ours = "sysblocks"
 
 func main() {
+	flag.StringVar(&ours, "ours", ours, "the implementation that is compared with the others")
 	each := flag.Bool("each", false, "print our proportion to every other implementation")
 	flag.Parse()
 	if err := run(os.Stdin, os.Stdout, *each); err != nil {
@@ -32,6 +36,9 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// isOurs reports whether impl is not among the others.
+func isOurs(impl string) bool { return impl == ours || strings.HasPrefix(impl, "ours-") }
 
 // A workload is one comparison: values by implementation and round.
 type workload struct {
@@ -67,7 +74,7 @@ func run(in io.Reader, out io.Writer, each bool) error {
 		for _, impl := range names {
 			if v, ok := w.median(impl); ok {
 				fmt.Fprintf(t, "| %.1f", v)
-				if each && impl != ours {
+				if each && !isOurs(impl) {
 					fmt.Fprintf(t, " (%.2f)", w.ratioTo(impl))
 				}
 				fmt.Fprint(t, "\t")
@@ -150,7 +157,7 @@ func (w *workload) median(impl string) (float64, bool) {
 func (w *workload) ratio() (best string, ratio float64) {
 	lowest := 0.0
 	for _, impl := range w.impls {
-		if v, ok := w.median(impl); ok && impl != ours && (best == "" || v < lowest) {
+		if v, ok := w.median(impl); ok && !isOurs(impl) && (best == "" || v < lowest) {
 			best, lowest = impl, v
 		}
 	}

@@ -35,3 +35,14 @@ PASS
 `, out.String())
 	require.ErrorContains(t, run(strings.NewReader("PASS\n"), &out, false), "no benchmark")
 }
+
+func TestOurs(t *testing.T) {
+	defer func(was string) { ours = was }(ours)
+	ours = "ours-a"
+	var out strings.Builder
+	require.NoError(t, run(strings.NewReader(`BenchmarkGet/impl=ours-a/round=1 	1	 30 ns/op
+BenchmarkGet/impl=ours-b/round=1 	1	 10 ns/op
+BenchmarkGet/impl=slow/round=1 	1	 60 ns/op
+`), &out, false))
+	require.Contains(t, out.String(), "**0.50** (slow)")
+}

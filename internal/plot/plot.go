@@ -1,9 +1,9 @@
 // Package plot draws hit-ratio curves, and any others like them, as SVG files
-// and as text.
+// and as text, and groups of bars as SVG files.
 //
 // It knows nothing of caches: a [Chart] is a handful of curves over one axis,
 // usually the size. In both outputs each curve can be told from the others
-// without its colour.
+// without its colour, and so can the bars of [Bars].
 package plot
 
 import (

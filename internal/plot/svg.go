@@ -138,14 +138,18 @@ func (c Chart) WriteSVG(w io.Writer) error {
 	if _, err := out.WriteTo(&file); err != nil {
 		return fmt.Errorf("plot: %w", err)
 	}
-	// A viewer without that font would take one with serifs instead.
-	_, err = w.Write(bytes.ReplaceAll(file.Bytes(),
-		[]byte("font-family:Liberation Sans;"),
-		[]byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;")))
-	if err != nil {
+	if _, err = w.Write(withFallback(file.Bytes())); err != nil {
 		return fmt.Errorf("plot: %w", err)
 	}
 	return nil
+}
+
+// withFallback names other fonts beside the one that was drawn with: a viewer that does not have
+// it would take one with serifs.
+func withFallback(file []byte) []byte {
+	return bytes.ReplaceAll(file,
+		[]byte("font-family:Liberation Sans;"),
+		[]byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;"))
 }
 
 // shortened keeps a name from taking the room of the curves.
