@@ -51,6 +51,12 @@ type Map[T any] struct {
 
 // A state is the members of one moment. It is never changed.
 type state[T any] struct {
+	// What Get reads of Slots lies together.
+	plain  bool     // whether picker is slots and has nodes, and keys are hashed without a seed
+	shift  uint8    // of slots
+	owner  []uint16 // of slots; nil if picker is something else, or has no nodes
+	values []T      // of members
+
 	picker      Picker
 	hasher      KeyHasher // nil: XXH64
 	seed        uint64
@@ -84,7 +90,7 @@ func New[T any](c Config[T]) (*Map[T], error) {
 
 // build returns a state of members, which are in order of ID and are not copied. prev may be nil.
 func (m *Map[T]) build(prev *state[T], members []Member[T]) (*state[T], error) {
-	s := &state[T]{seed: m.seed, members: members, nodes: make([]Node, len(members)), zones: make([]int32, len(members))}
+	s := &state[T]{seed: m.seed, members: members, nodes: make([]Node, len(members)), zones: make([]int32, len(members)), values: make([]T, len(members))}
 	s.hasher, _ = m.algorithm.(KeyHasher)
 	numbers := make(map[string]int32)
 	for i := range members {
@@ -95,7 +101,7 @@ func (m *Map[T]) build(prev *state[T], members []Member[T]) (*state[T], error) {
 		if i > 0 && n.ID == members[i-1].ID {
 			return nil, fmt.Errorf("consistenthash: node %q: %w", n.ID, ErrDuplicate)
 		}
-		s.nodes[i] = n
+		s.nodes[i], s.values[i] = n, members[i].Value
 		zone, ok := numbers[n.Zone]
 		if !ok {
 			zone = int32(len(numbers))
@@ -123,6 +129,9 @@ func (m *Map[T]) build(prev *state[T], members []Member[T]) (*state[T], error) {
 	}
 	if s.picker == nil {
 		return nil, fmt.Errorf("consistenthash: %T made no Picker", m.algorithm)
+	}
+	if p, ok := s.picker.(*slots); ok && len(p.owner) > 0 {
+		s.owner, s.shift, s.plain = p.owner, p.shift, m.seed == 0
 	}
 	s.fingerprint = m.digest(s.nodes)
 	return s, nil
@@ -157,6 +166,10 @@ func (m *Map[T]) digest(nodes []Node) uint64 {
 // the member itself.
 func (m *Map[T]) Get(key string) (T, bool) {
 	s := m.state.Load()
+	if s.plain { // get and hash, written out for the usual case
+		h := xxhash.Sum64String(key)
+		return s.values[s.owner[h>>(s.shift&63)]], true
+	}
 	return s.get(s.hash(key))
 }
 
@@ -185,12 +198,15 @@ func (m *Map[T]) Owner(h uint64) (Member[T], bool) {
 }
 
 func (s *state[T]) get(h uint64) (T, bool) {
+	if s.owner != nil {
+		return s.values[s.owner[h>>(s.shift&63)]], true
+	}
 	i := s.picker.Pick(h)
 	if i < 0 {
 		var none T
 		return none, false
 	}
-	return s.members[i].Value, true
+	return s.values[i], true
 }
 
 // Hash returns the position of key, which Get(key) looks up: XXH64 with seed 0, mixed with Seed if
