@@ -25,7 +25,7 @@ type Bars struct {
 	XLabel string // what the groups are; may be empty
 	YLabel string // what the values are; may be empty
 
-	Groups []string // their names, at least one
+	Groups []string    // their names, at least one
 	Series []BarSeries // at least one
 	// MarkName is for the legend: what the Marks of all series are.
 	MarkName string
