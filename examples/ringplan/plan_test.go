@@ -46,10 +46,11 @@ func TestPlanAgreesWithKeys(t *testing.T) {
 			}
 			t.Run(name+"/"+algorithm, func(t *testing.T) {
 				t.Parallel()
-				if args == nil {
-					args = []string{"-remove", "10.0.0.2:6379", "-add", "10.0.1.4:6379 2 b"}
+				change := args
+				if change == nil {
+					change = []string{"-remove", "10.0.0.2:6379", "-add", "10.0.1.4:6379 2 b"}
 				}
-				args := append([]string{"-algorithm", algorithm}, args...)
+				args := append([]string{"-algorithm", algorithm}, change...)
 				if algorithm == "rendezvous" {
 					args = append(args, "-samples", "200000")
 				}
