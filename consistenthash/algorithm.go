@@ -28,7 +28,7 @@ type Node struct {
 // A KeyHasher hashes keys in its own way, and a Rebuilder knows how to make a new Picker
 // from a former one.
 type Algorithm interface {
-	// Build makes a Picker for nodes. The result must depend on nothing but the set of nodes, not on
+	// Build makes a Picker for nodes. The result must depend on nothing but the set of nodes: not on
 	// their order. It returns an error if nodes are not valid, and must not keep the slice.
 	Build(nodes []Node) (Picker, error)
 }

@@ -28,8 +28,9 @@ type BoundedConfig struct {
 //
 // It takes its members from a Map, and follows all of its updates; the count of requests on a node
 // survives its removal and return. Acquiring takes no lock, but after an update. When many nodes
-// are full, it looks at them one after the other, in the key's sequence: with Ring and Maglev that
-// takes 1 or 2 ns a node, with Slots and Rendezvous, which must rank all nodes first, 60 ns.
+// are full, it looks at them one after the other, in the key's sequence: with Ring, Ketama and Maglev
+// that takes 5 to 17 ns for each full node. Slots and Rendezvous rank all nodes when more than eight
+// are full, which takes 50 µs with 1000 nodes, however many of them are full.
 //
 // A Bounded is safe for concurrent use by multiple goroutines. No node is given a request beyond
 // the bound for what is in flight at some moment of the call. The zero value cannot be used.

@@ -68,8 +68,9 @@ type state[T any] struct {
 	fingerprint uint64
 }
 
-// New returns a Map. It returns an error if two members have the same ID, if the algorithm's parameters
-// are out of range, or if it does not take as many members, or such weights.
+// New returns a Map. It returns an error if a member has no ID, or two the same (ErrDuplicate), if the
+// algorithm's parameters are out of range, if it does not take as many members, or such weights, and
+// if it is a KeyHasher and there is a Seed.
 func New[T any](c Config[T]) (*Map[T], error) {
 	m := &Map[T]{algorithm: c.Algorithm, seed: c.Seed}
 	if m.algorithm == nil {
@@ -117,7 +118,7 @@ func (m *Map[T]) build(prev *state[T], members []Member[T]) (*state[T], error) {
 	var err error
 	rebuilder, ok := m.algorithm.(Rebuilder)
 	switch {
-	case prev != nil && samePlacement(prev.nodes, s.nodes):
+	case prev != nil && samePlacement(prev.picker, prev.nodes, s.nodes):
 		s.picker = prev.picker
 	case prev != nil && ok:
 		s.picker, err = rebuilder.Rebuild(prev.picker, slices.Clone(s.nodes))
@@ -131,14 +132,20 @@ func (m *Map[T]) build(prev *state[T], members []Member[T]) (*state[T], error) {
 		return nil, fmt.Errorf("consistenthash: %T made no Picker", m.algorithm)
 	}
 	if p, ok := s.picker.(*slots); ok && len(p.owner) > 0 {
-		s.owner, s.shift, s.plain = p.owner, p.shift, m.seed == 0
+		s.owner, s.shift, s.plain = p.owner, p.shift, m.seed == 0 && s.hasher == nil
 	}
 	s.fingerprint = m.digest(s.nodes)
 	return s, nil
 }
 
-// samePlacement reports whether a and b differ at most in their zones, which only GetN looks at.
-func samePlacement(a, b []Node) bool {
+// samePlacement reports whether p, made of a, is what the algorithm would make of b. The package's own
+// look at IDs and weights alone; zones are for GetN. Others may look at all.
+func samePlacement(p Picker, a, b []Node) bool {
+	switch p.(type) {
+	case *slots, *ring, *rendezvous, *maglev:
+	default:
+		return slices.Equal(a, b)
+	}
 	return slices.EqualFunc(a, b, func(a, b Node) bool { return a.ID == b.ID && a.Weight == b.Weight })
 }
 
@@ -179,9 +186,9 @@ func (m *Map[T]) GetBytes(key []byte) (T, bool) {
 	return s.get(s.hashBytes(key))
 }
 
-// GetHash is Get for the position of a key: what Hash or HashUint64 returned, or any number whose 64
-// bits, above all the upper ones, are random. Numbers that are not must go through HashUint64,
-// or all small ones will have the same owner.
+// GetHash is Get for the position of a key: what Hash or HashUint64 of the map returned, or any number
+// whose 64 bits, above all the upper ones, are random. Numbers that are not must be hashed, or
+// all small ones will have the same owner.
 func (m *Map[T]) GetHash(h uint64) (T, bool) {
 	return m.state.Load().get(h)
 }
@@ -215,6 +222,16 @@ func (m *Map[T]) Hash(key string) uint64 { return m.state.Load().hash(key) }
 
 // HashBytes is Hash for a key in a byte slice.
 func (m *Map[T]) HashBytes(key []byte) uint64 { return m.state.Load().hashBytes(key) }
+
+// HashUint64 is Hash for a key that is a number. It has nothing to do with the decimal digits of the
+// number as a key, nor with a KeyHasher.
+func (m *Map[T]) HashUint64(key uint64) uint64 {
+	h := HashUint64(key)
+	if m.seed != 0 {
+		h = mix(h ^ m.seed)
+	}
+	return h
+}
 
 func (s *state[T]) hash(key string) uint64 {
 	if s.hasher != nil {

@@ -132,6 +132,9 @@ func TestHash(t *testing.T) {
 	require.Equal(t, seeded.Hash("key"), seeded.HashBytes([]byte("key")))
 	require.NotEqual(t, m.Fingerprint(), seeded.Fingerprint())
 
+	require.Equal(t, HashUint64(5), m.HashUint64(5))
+	require.Equal(t, mix(HashUint64(5)^7), seeded.HashUint64(5))
+
 	// Small numbers are spread.
 	counts := map[string]int{}
 	for i := range uint64(3000) {
@@ -449,6 +452,54 @@ func TestRebuildFails(t *testing.T) {
 	require.Equal(t, before, m.Members())
 	v, ok := m.GetHash(1)
 	require.True(t, ok)
+	require.Equal(t, "server1", v)
+}
+
+// byLength hashes in its own way, and places by Slots.
+type byLength struct{ Algorithm }
+
+func (byLength) HashKey(key []byte) uint64 { return HashUint64(uint64(len(key))) }
+
+func TestKeyHasherOverSlots(t *testing.T) {
+	m := newMap(t, byLength{Slots(SlotsConfig{})}, fleet("server", 9))
+	key := ""
+	for range 100 {
+		key += "x"
+		want, _ := m.GetHash(HashUint64(uint64(len(key))))
+		a, _ := m.Get(key)
+		b, _ := m.GetBytes([]byte(key))
+		c, err := m.GetN(nil, key, 1, Placement{})
+		require.NoError(t, err)
+		require.Equal(t, []string{want, want, want}, []string{a, b, c[0]})
+	}
+}
+
+// primary places all keys on the node of that zone.
+type primary struct{}
+
+func (primary) Build(nodes []Node) (Picker, error) {
+	for i, n := range nodes {
+		if n.Zone == "primary" {
+			return constantPicker(i), nil
+		}
+	}
+	return constantPicker(-1), nil
+}
+
+type constantPicker int
+
+func (p constantPicker) Pick(uint64) int { return int(p) }
+
+func TestZonesOfForeignAlgorithms(t *testing.T) {
+	m := newMap(t, primary{}, fleet("server", 3))
+	_, ok := m.Get("key")
+	require.False(t, ok)
+	update(t, m, func(tx *Tx[string]) error {
+		x, _ := tx.Get("server1")
+		x.Zone = "primary"
+		return tx.Set(x)
+	})
+	v, _ := m.Get("key")
 	require.Equal(t, "server1", v)
 }
 

@@ -23,8 +23,8 @@ func (m *Map[T]) Ranged() bool {
 }
 
 // CanDiff returns an error that says why Diff cannot compare two maps, or nil: if one of them is not
-// Ranged, or if they hash keys differently (with another Seed, or Ketama and not Ketama), so that
-// positions in one have nothing to do with those in the other.
+// Ranged, or if they hash keys differently, so that positions in one have nothing to do with those in
+// the other: with another Seed, or by a KeyHasher of another name (see Algorithm).
 func CanDiff[T any](from, to *Map[T]) error {
 	for _, m := range []*Map[T]{from, to} {
 		if !m.Ranged() {
@@ -152,8 +152,8 @@ func agree[T any](a, b *Map[T]) error {
 
 // hashing names how keys are hashed.
 func (m *Map[T]) hashing() string {
-	if h, ok := m.algorithm.(KeyHasher); ok {
-		return fmt.Sprintf("the hash of %v", h)
+	if _, ok := m.algorithm.(KeyHasher); ok {
+		return "the hash of " + m.name()
 	}
 	return fmt.Sprintf("XXH64 with Seed %d", m.seed)
 }

@@ -34,8 +34,9 @@ func mix(x uint64) uint64 {
 	return x
 }
 
-// HashUint64 returns a position for keys that are numbers, for GetHash and its like: a bijection,
-// so different numbers have different positions.
+// HashUint64 returns a position for keys that are numbers, for Jump, GetHash and their like: a
+// bijection, so different numbers have different positions. A Map has a method of this name, which
+// knows its Seed.
 func HashUint64(k uint64) uint64 {
 	return mix(k + golden)
 }

@@ -16,8 +16,9 @@ type Placement struct {
 	Strict bool
 }
 
-// GetN appends to dst the values of n different members for key: the owner first, then those where
-// replicas belong, in the order of the key's own sequence, so as far as MaxPerZone allows.
+// GetN appends to dst the values of n different members for key, in the order of the key's own
+// sequence: the owner first, then those where replicas belong. With MaxPerZone, members of zones that
+// have enough are passed over.
 //
 // If there are not enough members with weight, or not enough zones, it returns an error that wraps
 // ErrTooFewNodes or ErrTooFewZones. With Strict, dst is then returned as it was. Otherwise all has
@@ -25,9 +26,10 @@ type Placement struct {
 // up to n. So whoever can do with less goes on with what has been appended, and may report the
 // error.
 //
-// It allocates nothing if dst has room, but for the errors of Strict. With Slots it takes O(n) while
-// no more than eight nodes must be looked at, up to 16 O(members), otherwise O(members·log(members));
-// with Ring, Ketama and Maglev, the steps until n different nodes, or zones, are met.
+// It allocates nothing if dst has room, but for the errors of Strict. With Slots it takes O(n) if the
+// first eight of the sequence are enough, else O(members), and if the first 16 are not,
+// O(members·log(members)); with Rendezvous the latter two; with Ring, Ketama and Maglev, the steps
+// until enough different nodes, or zones, are met.
 func (m *Map[T]) GetN(dst []T, key string, n int, p Placement) ([]T, error) {
 	s := m.state.Load()
 	return s.getN(dst, s.hash(key), n, p)
