@@ -116,6 +116,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	var svg io.WriteCloser
 	if s.svg != "" {
+		if name := s.input(s.svg); name != "" {
+			return fail(2, fmt.Errorf("-svg would overwrite the file of -%s", name))
+		}
 		// Now rather than after the work, which would be lost.
 		if svg, err = os.Create(s.svg); err != nil {
 			return fail(2, err)
@@ -215,6 +218,12 @@ func parse(args []string) (s settings, help string, err error) {
 			return s, "", fmt.Errorf("-%s must not be empty", name)
 		}
 	}
+	if s.to != "" && s.file == "" {
+		return s, "", errors.New("-to needs -nodes: the nodes there are")
+	}
+	if s.svg == "-" {
+		return s, "", errors.New("-svg must be a file, as the plan goes to standard output")
+	}
 	standard := slices.DeleteFunc([]string{"nodes", "to", "keys"}, func(name string) bool { return flags.Lookup(name).Value.String() != "-" })
 	if len(standard) > 1 {
 		return s, "", fmt.Errorf("-%s and -%s cannot both be standard input", standard[0], standard[1])
@@ -257,6 +266,20 @@ func (s settings) read(stdin io.Reader) (in input, err error) {
 		in.keys, err = fromFile(s.keys, stdin, readKeys)
 	}
 	return in, err
+}
+
+// input returns the flag for which file is read; "" if it is not.
+func (s settings) input(file string) string {
+	out, err := os.Stat(file)
+	if err != nil {
+		return ""
+	}
+	for name, in := range map[string]string{"nodes": s.file, "to": s.to, "keys": s.keys} {
+		if info, err := os.Stat(in); err == nil && os.SameFile(info, out) {
+			return name
+		}
+	}
+	return ""
 }
 
 // A nodeMap has the IDs of its nodes as values.

@@ -53,6 +53,7 @@ func readNodes(r io.Reader, file string) ([]consistenthash.Node, error) {
 func readKeys(r io.Reader, file string) ([]string, error) {
 	var keys []string
 	err := eachLine(r, file, func(_ int, text string) error {
+		text = strings.TrimPrefix(text, "\ufeff") // which some editors write before the first line
 		if text != "" {
 			keys = append(keys, text)
 		}

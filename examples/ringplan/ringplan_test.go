@@ -192,6 +192,7 @@ func TestBadInput(t *testing.T) {
 	bad := file("bad.txt", "a 1\nb heavy\n")
 	twice := file("twice.txt", "a\nb\na\n")
 	empty := file("empty.txt", "")
+	good := file("good.txt", "a 1\nb 2\n")
 
 	for _, test := range []struct {
 		code int
@@ -202,7 +203,10 @@ func TestBadInput(t *testing.T) {
 		{2, "is a directory", []string{"-nodes", dir}},
 		{2, bad + `: line 2: the weight must be`, []string{"-nodes", bad}},
 		{2, twice + `: line 3: node "a" is there already, in line 1`, []string{"-nodes", twice}},
-		{2, bad + `: line 2: the weight must be`, []string{"-to", bad}},
+		{2, bad + `: line 2: the weight must be`, []string{"-nodes", good, "-to", bad}},
+		{2, "-to needs -nodes", []string{"-to", good}},
+		{2, "-svg must be a file", []string{"-svg", "-"}},
+		{2, "-svg would overwrite the file of -nodes", []string{"-nodes", good, "-svg", dir + "/./good.txt"}},
 		{2, empty + ": no keys", []string{"-keys", empty}},
 		{2, "absent: no such file", []string{"-keys", filepath.Join(dir, "absent")}},
 		{2, "-nodes must not be empty", []string{"-nodes", ""}},
@@ -214,7 +218,7 @@ func TestBadInput(t *testing.T) {
 		{2, "must be ID, got 2 fields", []string{"-remove", "a 1"}},
 		{2, "must be ID WEIGHT, got 1 fields", []string{"-weight", "a"}},
 		{2, `got "-1"`, []string{"-weight", "a -1"}},
-		{2, "-to has all nodes", []string{"-to", twice, "-add", "x"}},
+		{2, "-to has all nodes", []string{"-nodes", good, "-to", twice, "-add", "x"}},
 		{2, `ringplan: -algorithm: there is no algorithm "jump", only slots, ring`, []string{"-algorithm", "jump"}},
 		{2, `-to-algorithm: there is no algorithm "jump"`, []string{"-to-algorithm", "jump"}},
 		{2, `-to-algorithm: ring has no parameter "size"`, []string{"-to-algorithm", "ring,size=7"}},
