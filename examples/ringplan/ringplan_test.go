@@ -70,7 +70,7 @@ func TestStandardInput(t *testing.T) {
 	require.Zero(t, code, stderr)
 	assert.Contains(t, out, "Nodes         standard input\n")
 	assert.Contains(t, out, "add [::1]:6379, weight 2, zone z\n")
-	code, out, stderr = command(t, "a\nb\n", "-to", "-")
+	code, out, stderr = command(t, "a\nb\n", "-nodes", "nodes.txt", "-to", "-")
 	require.Zero(t, code, stderr)
 	assert.Contains(t, out, "all nodes as in standard input\n")
 	code, out, stderr = command(t, "k1\nk2\x1b[2J\n", "-to-algorithm=ketama", "-keys", "-", "-list")
