@@ -1,7 +1,6 @@
 package plot
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"image/color"
@@ -97,19 +96,7 @@ func (b Bars) WriteSVG(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	p := plot.New()
-	p.Title.Text = b.Title
-	write(&p.Title.TextStyle, 14)
-	p.Title.Padding = vg.Points(8)
-	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
-		write(&axis.Label.TextStyle, 12)
-		write(&axis.Tick.Label, 11)
-		axis.Label.Padding = vg.Points(4)
-		axis.Color, axis.Tick.Color = ink, ink
-		axis.Padding = 0
-	}
-	p.X.Label.Text, p.Y.Label.Text = b.XLabel, b.YLabel
-	p.Y.Tick.Marker = plot.TickerFunc(linearTicks)
+	p := framed(b.Title, b.XLabel, b.YLabel)
 
 	// The axis and its label take about 60 points beside the groups.
 	margin := vg.Points(10)
@@ -149,14 +136,7 @@ func (b Bars) WriteSVG(w io.Writer) error {
 	// Below the chart, which may then be as wide as it likes.
 	legend.Draw(draw.Crop(inner, vg.Points(40), 0, 0, names.Y-inner.Size().Y))
 
-	var file bytes.Buffer
-	if _, err := out.WriteTo(&file); err != nil {
-		return fmt.Errorf("plot: %w", err)
-	}
-	if _, err = w.Write(withFallback(file.Bytes())); err != nil {
-		return fmt.Errorf("plot: %w", err)
-	}
-	return nil
+	return save(w, out)
 }
 
 // names makes the ticks of the groups, and sets the style of their labels, for groups that have

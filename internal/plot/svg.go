@@ -59,18 +59,10 @@ var glyphs = []draw.GlyphDrawer{
 	draw.PlusGlyph{},
 }
 
-// WriteSVG writes the chart as an SVG file, with the names of the curves to the
-// right of it. It fails if the chart has no series or one without points, if a
-// coordinate is not a finite number of a magnitude up to 1e15, and if w fails.
-func (c Chart) WriteSVG(w io.Writer) error {
-	c, err := c.prepared()
-	if err != nil {
-		return err
-	}
-	x, y := c.axes()
-
+// framed returns a chart with a title and axes, and nothing in it.
+func framed(title, x, y string) *plot.Plot {
 	p := plot.New()
-	p.Title.Text = c.Title
+	p.Title.Text = title
 	write(&p.Title.TextStyle, 14)
 	p.Title.Padding = vg.Points(8)
 	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
@@ -82,7 +74,21 @@ func (c Chart) WriteSVG(w io.Writer) error {
 		axis.Tick.Marker = plot.TickerFunc(linearTicks)
 		axis.Padding = 0
 	}
-	p.X.Label.Text, p.Y.Label.Text = c.XLabel, c.YLabel
+	p.X.Label.Text, p.Y.Label.Text = x, y
+	return p
+}
+
+// WriteSVG writes the chart as an SVG file, with the names of the curves to the
+// right of it. It fails if the chart has no series or one without points, if a
+// coordinate is not a finite number of a magnitude up to 1e15, and if w fails.
+func (c Chart) WriteSVG(w io.Writer) error {
+	c, err := c.prepared()
+	if err != nil {
+		return err
+	}
+	x, y := c.axes()
+
+	p := framed(c.Title, c.XLabel, c.YLabel)
 	if c.LogX {
 		p.X.Scale = plot.LogScale{}
 		p.X.Tick.Marker = plot.TickerFunc(logTicks)
@@ -134,11 +140,16 @@ func (c Chart) WriteSVG(w io.Writer) error {
 	p.Draw(draw.Crop(inner, 0, -names.X-margin, 0, 0))
 	legend.Draw(draw.Crop(inner, inner.Size().X-names.X, 0, 0, -vg.Points(24)))
 
+	return save(w, out)
+}
+
+// save writes out to w, all at once.
+func save(w io.Writer, out *vgsvg.Canvas) error {
 	var file bytes.Buffer
 	if _, err := out.WriteTo(&file); err != nil {
 		return fmt.Errorf("plot: %w", err)
 	}
-	if _, err = w.Write(withFallback(file.Bytes())); err != nil {
+	if _, err := w.Write(withFallback(file.Bytes())); err != nil {
 		return fmt.Errorf("plot: %w", err)
 	}
 	return nil
