@@ -16,6 +16,7 @@ require (
 	github.com/hashicorp/golang-lru/arc/v2 v2.0.7
 	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/jellydator/ttlcache/v3 v3.4.1
+	github.com/juju/ratelimit v1.0.2
 	github.com/karlseguin/ccache/v3 v3.0.6
 	github.com/lithammer/go-jump-consistent-hash v1.0.2
 	github.com/maypok86/otter/v2 v2.4.0
@@ -29,6 +30,7 @@ require (
 	github.com/sysblocks/sysblocks/internal/plot v0.0.0
 	github.com/viccon/sturdyc v1.1.5
 	golang.org/x/perf v0.0.0-20260908200009-22c9c6c9d4da
+	golang.org/x/time v0.16.0
 )
 
 require (
