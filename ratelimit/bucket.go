@@ -15,9 +15,9 @@ import (
 // It is kept as the generic cell rate algorithm (ITU-T I.371): one word, the theoretical arrival
 // time, says when the bucket will be full again.
 //
-// A Bucket is safe for concurrent use by multiple goroutines, and linearizable. In any time t it never
-// allows more than Burst + floor(t·Count/Per), however late, early or backwards the times are that
-// callers have read: a stale time only refuses more. The zero value cannot be used.
+// A Bucket is safe for concurrent use by multiple goroutines, and linearizable. By the times that
+// calls have read, or were given, it allows no more than Burst + floor(t·Count/Per) in any time t,
+// however late they come to decide and in whatever order. The zero value cannot be used.
 type Bucket struct {
 	state atomic.Pointer[block]
 	mu    sync.Mutex // held by who replaces state
@@ -31,17 +31,21 @@ type Bucket struct {
 // that is negative, which reservations can make it.
 type block struct {
 	rate
-	limit   Limit
-	base    time.Time
-	horizon time.Duration // after base; later, another base is needed
-	tat     atomic.Int64  // or sealed
+	limit Limit
+	// constant is whether limit is Unlimited or None. The rate is then that of the limit before, so
+	// that what was used is still known afterwards; zero if there was none.
+	constant bool
+	base     time.Time
+	horizon  time.Duration // after base, all that units can count
+	tat      atomic.Int64  // or sealed
 }
 
 const (
 	// sealed is tat of a block that is no longer used.
 	sealed = math.MinInt64
-	// maxNow, maxTau and maxAhead, the bounds of now, of tau, and of what a reservation may be beyond
-	// tau, add up to less than 2^63, so sums of them cannot overflow.
+	// maxNow, maxTau and maxAhead bound now, tau, and what a reservation may be beyond tau. A tat is at
+	// most the sum of the three, and what is compared with them is at most that and a cost of tau
+	// more: 7·2^60, less than 2^63. So nothing overflows, and no tat is ever sealed by chance.
 	maxNow   = 1 << 62
 	maxAhead = 1 << 60
 )
@@ -58,13 +62,14 @@ func NewBucket(l Limit) (*Bucket, error) {
 }
 
 func newBlock(l Limit, r rate, base time.Time, tat int64) *block {
-	s := &block{rate: r, limit: l, base: base, horizon: maxNow >> r.shift}
+	s := &block{rate: r, limit: l, constant: l == Unlimited || l == None, base: base, horizon: maxNow >> r.shift}
 	s.tat.Store(tat)
 	return s
 }
 
-// at returns the state, and the time t after its base, in its units. What is before the base
-// counts as the base: at that time at the latest the bucket was as it is.
+// at returns the state, and the time t after its base, in its units. What is before the base counts
+// as the base, and what is later than can be counted as the latest that can: both are between
+// t and now, so nothing comes in that would not have.
 func (b *Bucket) at(t time.Time) (*block, int64) {
 	for {
 		s := b.state.Load()
@@ -72,9 +77,11 @@ func (b *Bucket) at(t time.Time) (*block, int64) {
 		if d <= s.horizon {
 			return s, int64(max(d, 0)) << s.shift
 		}
-		if s.shift == 0 || !b.rebase(s, t) {
-			return s, maxNow // in 146 years, or at the end of what a Time can be
+		now := time.Now()
+		if now.Sub(s.base) < s.horizon/2 {
+			return s, int64(s.horizon) << s.shift
 		}
+		b.rebase(s, now)
 	}
 }
 
@@ -87,16 +94,15 @@ func (b *Bucket) now() (*block, int64) {
 	return b.at(time.Now())
 }
 
-// rebase makes t the base, if it still is what s has.
-func (b *Bucket) rebase(s *block, t time.Time) bool {
+// rebase makes now the base, unless s has been replaced already.
+func (b *Bucket) rebase(s *block, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.state.Load() != s {
-		return true
+		return
 	}
-	ahead := s.aheadAt(s.tat.Swap(sealed), t.Sub(s.base))
-	b.state.Store(newBlock(s.limit, s.rate, t, ahead))
-	return true
+	ahead := s.aheadAt(s.tat.Swap(sealed), now.Sub(s.base))
+	b.state.Store(newBlock(s.limit, s.rate, now, ahead))
 }
 
 // reload waits until a block that was found sealed has been replaced.
@@ -138,8 +144,9 @@ func (b *Bucket) AllowN(n int64) bool {
 	}
 }
 
-// AllowAt is AllowN at the time t, for those who have read the clock already, or have one of their own.
-// Mind that after a time in the future there is nothing to be had until then.
+// AllowAt is AllowN at the time t, for those who have read the clock already. It is no way to use
+// another clock: times before NewBucket count as that moment, and after a time in the future there
+// is nothing to be had until then.
 func (b *Bucket) AllowAt(t time.Time, n int64) bool {
 	for {
 		s, now := b.at(t)
@@ -151,8 +158,8 @@ func (b *Bucket) AllowAt(t time.Time, n int64) bool {
 }
 
 func (s *block) allow(now, n int64) (ok, valid bool) {
-	if uint64(n) > uint64(s.burst) || s.inc == 0 {
-		return n == 0 || n > 0 && s.limit == Unlimited, true
+	if s.constant || uint64(n) > uint64(s.burst) {
+		return n == 0 || n > 0 && s.constant && s.limit == Unlimited, true
 	}
 	tat, ok := s.debit(now, n*s.inc, 0)
 	return ok, tat != sealed
@@ -161,7 +168,7 @@ func (s *block) allow(now, n int64) (ok, valid bool) {
 // Take takes n tokens, if there are as many; otherwise none.
 func (b *Bucket) Take(n int64) Result { return b.take(n, true) }
 
-// Peek returns what Take would, and takes nothing.
+// Peek reports whether Take would take n tokens, or when; the rest is as it is now.
 func (b *Bucket) Peek(n int64) Result { return b.take(n, false) }
 
 func (b *Bucket) take(n int64, debit bool) Result {
@@ -175,8 +182,8 @@ func (b *Bucket) take(n int64, debit bool) Result {
 }
 
 func (s *block) take(now, n int64, debit bool) (r Result, valid bool) {
-	if s.inc == 0 {
-		return s.constant(n), true
+	if s.constant {
+		return s.limit.constant(n), true
 	}
 	var tat int64
 	possible, allowed := n >= 0 && n <= s.burst, false
@@ -202,9 +209,9 @@ func (s *block) take(now, n int64, debit bool) (r Result, valid bool) {
 }
 
 // constant is the result with Unlimited and None.
-func (s *block) constant(n int64) Result {
-	r := Result{Limit: s.burst, Remaining: s.burst}
-	if n == 0 || n > 0 && s.burst > 0 {
+func (l Limit) constant(n int64) Result {
+	r := Result{Limit: l.Burst, Remaining: l.Burst}
+	if n == 0 || n > 0 && l == Unlimited {
 		r.Allowed = n
 	} else {
 		r.RetryAfter = Never
@@ -239,8 +246,12 @@ func (s *block) duration(n int64) time.Duration {
 func (b *Bucket) TakeUpTo(n int64) Result {
 	for {
 		s, now := b.now()
-		if n <= 0 || s.inc == 0 {
-			return b.take(n, true)
+		if n <= 0 || s.constant {
+			if r, valid := s.take(now, n, true); valid {
+				return r
+			}
+			b.reload()
+			continue
 		}
 		tat := s.tat.Load()
 		if tat == sealed {
@@ -261,9 +272,11 @@ func (b *Bucket) TakeUpTo(n int64) Result {
 // Limit returns the limit.
 func (b *Bucket) Limit() Limit { return b.state.Load().limit }
 
-// SetLimit changes the limit. Tokens that have been used stay used: if three were missing, three
-// are missing from the new Burst, and they come in at the new rate. It returns an error that wraps
-// ErrLimit if the limit is not valid, and then changes nothing.
+// SetLimit changes the limit. Tokens that have been used stay used: if three were missing, three are
+// missing from the new Burst, and they come in at the new rate; under None and Unlimited they go on
+// coming in at the rate before. It returns an error that wraps ErrLimit if the limit is not valid, or
+// what was used would take longer to come in than can be counted, and then changes nothing. Those
+// who wait already go on waiting as long as they were told.
 func (b *Bucket) SetLimit(l Limit) error {
 	r, err := l.rate()
 	if err != nil {
@@ -273,26 +286,34 @@ func (b *Bucket) SetLimit(l Limit) error {
 	defer b.mu.Unlock()
 	s := b.state.Load()
 	tat := s.tat.Swap(sealed)
+	if l == Unlimited || l == None {
+		b.state.Store(newBlock(l, s.rate, s.base, tat))
+		return nil
+	}
 	now := time.Now()
 	ahead := int64(0)
-	if s.inc > 0 && r.inc > 0 {
-		ahead = rescale(s.aheadAt(tat, now.Sub(s.base)), r.inc, s.inc)
+	if s.inc > 0 {
+		ahead, err = rescale(s.aheadAt(tat, now.Sub(s.base)), r.inc, s.inc)
+	}
+	if err != nil {
+		b.state.Store(newBlock(s.limit, s.rate, s.base, tat))
+		return err
 	}
 	b.state.Store(newBlock(l, r, now, ahead))
 	return nil
 }
 
-// rescale returns ceil(x·to / from), at most maxTau + maxAhead.
-func rescale(x, to, from int64) int64 {
+// rescale returns ceil(x·to / from), or an error if that is more than maxTau + maxAhead.
+func rescale(x, to, from int64) (int64, error) {
 	const most = maxTau + maxAhead
 	hi, lo := bits.Mul64(uint64(x), uint64(to))
 	lo, carry := bits.Add64(lo, uint64(from)-1, 0)
-	hi += carry
-	if hi >= uint64(from) {
-		return most
+	if hi += carry; hi < uint64(from) {
+		if q, _ := bits.Div64(hi, lo, uint64(from)); q <= most {
+			return int64(q), nil
+		}
 	}
-	q, _ := bits.Div64(hi, lo, uint64(from))
-	return int64(min(q, most))
+	return 0, fmt.Errorf("%w: what was used would take longer to come in than can be counted", ErrLimit)
 }
 
 // A Reservation is tokens that have been taken before they are there. Its methods have pointer
@@ -308,14 +329,14 @@ type Reservation struct {
 // Delay returns how long to wait before using what was reserved, from the moment of Reserve.
 func (r *Reservation) Delay() time.Duration { return r.delay }
 
-// Cancel gives back what was reserved, if nobody has taken anything since, and returns how many
-// tokens that were: all or 0. Only the first call counts.
+// Cancel gives back what was reserved, if nobody has taken anything since and the limit is the
+// same, and returns how many tokens that were: all or 0. Only the first call counts.
 //
 // What others took after it was granted in view of it: to give back then would, after a pause,
 // allow more than the limit. (Burst 10, one a second: take 5 at 0 s and 2 at 6 s; with 5 given back
 // to the first, 12 would have passed at 6 s.)
 func (r *Reservation) Cancel() int64 {
-	if r.ended || r.s == nil || r.s.inc == 0 {
+	if r.ended || r.s == nil {
 		return 0
 	}
 	r.ended = true
@@ -331,8 +352,8 @@ func (r *Reservation) Cancel() int64 {
 func (b *Bucket) Reserve(n int64, maxWait time.Duration) (Reservation, bool) {
 	for {
 		s, now := b.now()
-		if n == 0 || s.inc == 0 {
-			return Reservation{}, n == 0 || n > 0 && s.burst > 0
+		if n == 0 || s.constant {
+			return Reservation{}, n == 0 || n > 0 && s.limit == Unlimited
 		}
 		if n < 0 || n > s.burst || maxWait < 0 {
 			return Reservation{}, false
@@ -351,16 +372,20 @@ func (b *Bucket) Reserve(n int64, maxWait time.Duration) (Reservation, bool) {
 }
 
 var (
-	// ErrBurst is in the error of waiting for more than there can be at once.
+	// ErrBurst is in the error of Wait for waiting for more than there can be at once.
 	ErrBurst = errors.New("more than the limit allows at once")
-	// ErrWait is in the error of waiting for what comes too late.
-	ErrWait = errors.New("not before the deadline")
+	// ErrWait is in the error of Wait for what comes too late.
+	ErrWait = errors.New("it would come too late")
 )
 
-// Wait waits until n tokens are there, and takes them. Those who wait are served in the order in
-// which they came. It returns an error at once, and takes nothing, if they will not be there before
-// ctx's deadline (ErrWait, and context.DeadlineExceeded), or never (ErrBurst). If ctx ends while it
-// waits, it returns ctx's error; what it had reserved is then given back as by Cancel.
+// Wait waits until n tokens are there, and takes them. Those who wait are served in the order in which
+// they came, as long as the limit is the same. It returns an error at once, and takes nothing, if they
+// will not be there before ctx's deadline (ErrWait, and context.DeadlineExceeded), or never (ErrBurst).
+// If ctx ends while it waits, it returns ctx's error.
+//
+// Who gives up gives back as by Cancel, so only if nobody stands behind: what is given up in the middle
+// of a queue is lost. Where callers may disappear, give them deadlines, which then also bound how
+// far ahead tokens can be taken.
 func (b *Bucket) Wait(ctx context.Context, n int64) error {
 	return b.wait(ctx, n, Never)
 }
@@ -373,7 +398,10 @@ func (b *Bucket) wait(ctx context.Context, n int64, most time.Duration) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if burst := b.state.Load().burst; n < 0 || n > burst {
+	if n < 0 {
+		return fmt.Errorf("ratelimit: n must be at least 0, got %d", n)
+	}
+	if burst := b.Limit().burst(); n > burst {
 		return fmt.Errorf("ratelimit: waiting for %d of %d: %w", n, burst, ErrBurst)
 	}
 	deadline, ok := ctx.Deadline()
@@ -384,6 +412,9 @@ func (b *Bucket) wait(ctx context.Context, n int64, most time.Duration) error {
 	r, ok := b.Reserve(n, most)
 	if !ok && !short && most != Never {
 		return errLong
+	}
+	if !ok && !short {
+		return fmt.Errorf("ratelimit: waiting for %d: %w", n, ErrWait) // longer than can be counted
 	}
 	if !ok {
 		return fmt.Errorf("ratelimit: waiting for %d: %w (%w)", n, ErrWait, context.DeadlineExceeded)
@@ -397,6 +428,11 @@ func (b *Bucket) wait(ctx context.Context, n int64, most time.Duration) error {
 	case <-t.C:
 		return nil
 	case <-ctx.Done():
+		select {
+		case <-t.C: // at the same time
+			return nil
+		default:
+		}
 		r.Cancel()
 		return ctx.Err()
 	}

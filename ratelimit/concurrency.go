@@ -11,7 +11,7 @@ import (
 //
 // A Concurrency is safe for concurrent use by multiple goroutines. The zero value cannot be used.
 type Concurrency struct {
-	queue int
+	n, queue int
 
 	mu          sync.Mutex
 	free        int
@@ -34,7 +34,7 @@ func NewConcurrency(n, queue int) (*Concurrency, error) {
 	if queue < 0 {
 		return nil, fmt.Errorf("ratelimit: queue must be at least 0, got %d", queue)
 	}
-	return &Concurrency{queue: queue, free: n}, nil
+	return &Concurrency{n: n, queue: queue, free: n}, nil
 }
 
 // Acquire waits until the caller is one of the n. Release must then be called, once; Do cannot
@@ -91,7 +91,7 @@ func (c *Concurrency) TryAcquire() bool {
 	return true
 }
 
-// Release ends what Acquire or TryAcquire has begun.
+// Release ends what Acquire or TryAcquire has begun. It panics if nothing has.
 func (c *Concurrency) Release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,6 +101,9 @@ func (c *Concurrency) Release() {
 func (c *Concurrency) releaseLocked() {
 	w := c.first
 	if w == nil {
+		if c.free == c.n {
+			panic("ratelimit: Release without Acquire")
+		}
 		c.free++
 		return
 	}
@@ -119,6 +122,7 @@ func (c *Concurrency) removeLocked(w *waiter) {
 	} else {
 		c.last = w.prev
 	}
+	w.prev, w.next = nil, nil
 	c.waiting--
 }
 

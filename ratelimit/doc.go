@@ -1,8 +1,8 @@
 // Package ratelimit decides how often something may happen: requests of a client, calls of a slow
 // service, bytes of a connection.
 //
-// Bucket is for almost everybody: a token bucket that never allows more than its limit, not by one
-// token and not for an instant, and costs hardly more than reading the clock.
+// Bucket is for almost everybody: a token bucket that never allows more than its limit, and costs
+// hardly more than reading the clock.
 //
 // Do not use it to bound how many do something at the same time, which Concurrency does; nor where
 // what is asked for costs as much to refuse as to do.
@@ -26,15 +26,15 @@
 //
 // # What can be relied on
 //
-// In any time t, a Bucket allows at most Burst + floor(t·Count/Per). That holds for goroutines that
-// read the clock and are then held up, for a clock that steps back, and for reservations that are
-// cancelled; the tests compare schedules of all of these with exact arithmetic. Intervals are
-// rounded up to units of a nanosecond or, where that would make them more than 1 % too long, finer
+// In any time t, a Bucket allows at most Burst + floor(t·Count/Per), by the times that its callers
+// read. That holds for goroutines that read the clock and are then held up, and for reservations
+// that are cancelled; the tests compare schedules of all of these with exact arithmetic. Intervals
+// are rounded up to units of a nanosecond or, where that would make them more than 1 % too long, finer
 // ones; what cannot be counted so is refused when the limiter is made.
 //
 // RetryAfter is tight: a nanosecond earlier the same would be refused, and at it it is allowed, if
 // nobody else has taken anything. What is refused changes nothing. No limiter starts a goroutine, and
 // none has anything to close.
 //
-// Time is that of the monotonic clock; limiters work in a bubble of testing/synctest.
+// Time is that of the monotonic clock; limiters made in a bubble of testing/synctest go by its clock.
 package ratelimit

@@ -39,7 +39,7 @@ func All(limits ...Limit) (*Multi, error) {
 // RetryAfter and ResetAfter those of the one that takes longest.
 func (m *Multi) Take(n int64) Result { return m.take(n, true) }
 
-// Peek returns what Take would, and takes nothing.
+// Peek reports whether Take would take n tokens, or when; the rest is as it is now.
 func (m *Multi) Peek(n int64) Result { return m.take(n, false) }
 
 func (m *Multi) take(n int64, debit bool) Result {
@@ -81,7 +81,7 @@ func (m *Multi) take(n int64, debit bool) Result {
 // a Bucket takes another block.
 func (s *block) follow(t time.Time) int64 {
 	d := t.Sub(s.base)
-	if d > s.horizon && s.shift > 0 {
+	if d > s.horizon {
 		ahead := s.aheadAt(s.tat.Load(), d)
 		s.base, d = t, 0
 		s.tat.Store(ahead)

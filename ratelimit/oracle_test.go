@@ -120,7 +120,56 @@ func TestFrozenClock(t *testing.T) {
 	}
 }
 
-// TestOracleSchedules takes, reserves, cancels, and changes the limit, as time goes on. What was
+// TestOracleSetLimit changes the limit all the time. The level of what was used goes on from one
+// limit to the next: what is allowed must never raise it above Burst.
+func TestOracleSetLimit(t *testing.T) {
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	all := []Limit{PerSecond(10), PerMinute(100).WithBurst(7), PerSecond(1000), PerSecond(3e9).WithBurst(40), Every(time.Minute).WithBurst(3), None, Unlimited}
+	for range 60 {
+		synctest.Test(t, func(t *testing.T) {
+			limit, flowing := all[0], all[0] // what comes in under None and Unlimited is as before
+			b := newBucket(t, limit)
+			level, last := new(big.Rat), time.Now()
+			for range 300 {
+				time.Sleep(time.Duration(rng.ExpFloat64() * float64(50*time.Millisecond)))
+				now := time.Now()
+				flow := big.NewRat(int64(now.Sub(last)), int64(flowing.Per))
+				level.Sub(level, flow.Mul(flow, new(big.Rat).SetInt64(flowing.Count)))
+				if level.Sign() < 0 {
+					level.SetInt64(0)
+				}
+				last = now
+				if rng.IntN(4) == 0 {
+					limit = all[rng.IntN(len(all))]
+					require.NoError(t, b.SetLimit(limit))
+					if limit != None && limit != Unlimited {
+						flowing = limit
+					}
+					continue
+				}
+				n := 1 + rng.Int64N(5)
+				ok := b.AllowN(n)
+				switch {
+				case limit == Unlimited:
+					require.True(t, ok)
+				case limit == None:
+					require.False(t, ok)
+				case ok:
+					level.Add(level, new(big.Rat).SetInt64(n))
+					require.LessOrEqual(t, level.Cmp(new(big.Rat).SetInt64(limit.burst())), 0, "seed %d: level %v with %v", seed, level, limit)
+				default:
+					// Not stricter than by the rounding of intervals, 1 %, and of what was used.
+					after := new(big.Rat).Add(level, new(big.Rat).SetInt64(n))
+					slack := new(big.Rat).Mul(new(big.Rat).SetInt64(limit.burst()+8), big.NewRat(99, 100))
+					require.Positive(t, after.Cmp(slack.Sub(slack, big.NewRat(8, 1))), "seed %d: %v refused at level %v with %v", seed, n, level.FloatString(6), limit)
+				}
+			}
+		})
+	}
+}
+
+// TestOracleSchedules takes, reserves and cancels, as time goes on. What was
 // reserved is used when it was granted for; what was refunded was not used.
 func TestOracleSchedules(t *testing.T) {
 	seed := rand.Uint64()

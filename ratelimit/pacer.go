@@ -8,7 +8,8 @@ import (
 )
 
 // A Pacer lets calls through one after the other, evenly spaced: a leaky bucket with a queue. Up to
-// slack of them may catch up, after a pause, without being spaced.
+// slack of them may come unspaced, at the start and after a pause. What is spaced is when calls are
+// let go; a goroutine that wakes up late comes closer to the next one.
 //
 // A Pacer is safe for concurrent use by multiple goroutines; those who wait are served in the order
 // in which they came. The zero value cannot be used.
@@ -18,7 +19,7 @@ type Pacer struct {
 	maxWait  time.Duration
 }
 
-// ErrQueue is in the error of waiting when as many wait as may.
+// ErrQueue is in the error of Pacer.Wait and Concurrency.Acquire when as many wait as may.
 var ErrQueue = errors.New("the queue is full")
 
 // NewPacer returns a Pacer for calls at the rate of l, whose Burst must be 0 or 1. Up to maxQueue
@@ -54,7 +55,7 @@ func NewPacer(l Limit, maxQueue, slack int64) (*Pacer, error) {
 func (p *Pacer) Wait(ctx context.Context) error {
 	err := p.bucket.wait(ctx, 1, p.maxWait)
 	if errors.Is(err, errLong) {
-		return fmt.Errorf("ratelimit: %d are waiting: %w", p.maxQueue, ErrQueue)
+		return fmt.Errorf("ratelimit: more than %d calls ahead: %w", p.maxQueue, ErrQueue)
 	}
 	return err
 }

@@ -68,7 +68,7 @@ const Never time.Duration = math.MaxInt64
 type Result struct {
 	Allowed   int64 // tokens taken: what was asked for, or 0; less only with TakeUpTo
 	Limit     int64 // tokens that there are after a pause
-	Remaining int64 // tokens that could be taken now
+	Remaining int64 // tokens that can be taken now, after those that were
 
 	// RetryAfter is the time after which the same would be allowed, if nobody else takes anything: not
 	// earlier, not later. 0 if it was allowed; Never if it is more than there can be.
@@ -79,7 +79,7 @@ type Result struct {
 	NextToken time.Duration
 }
 
-// OK reports whether what was asked for was allowed.
+// OK reports whether what was asked for was allowed; so the zero Result is one that was.
 func (r Result) OK() bool { return r.RetryAfter == 0 }
 
 // A Limiter decides whether something may happen now. It is safe for concurrent use by multiple
@@ -88,7 +88,8 @@ type Limiter interface {
 	// Take takes n tokens, if they are there; otherwise it changes nothing. To take none is always
 	// allowed, fewer than none never.
 	Take(n int64) Result
-	// Peek returns what Take would, and changes nothing.
+	// Peek reports whether Take would take, or when, and changes nothing. The rest of the Result
+	// is as it is now.
 	Peek(n int64) Result
 }
 
@@ -103,8 +104,8 @@ type rate struct {
 	shift uint8
 }
 
-// maxTau bounds burst·inc, so that no sum of times overflows: with nanoseconds, it is 73 years.
-const maxTau = 1 << 61
+// maxTau bounds burst·inc, so that no sum of times overflows: with nanoseconds, it is 36 years.
+const maxTau = 1 << 60
 
 // maxShift is that of the finest unit.
 const maxShift = 16

@@ -144,19 +144,32 @@ func TestSetLimit(t *testing.T) {
 		time.Sleep(60 * time.Second)
 		require.True(t, b.Allow())
 
+		// None and Unlimited forget nothing; what comes in meanwhile, comes in as before.
 		require.NoError(t, b.SetLimit(None))
 		require.False(t, b.Allow())
 		require.NoError(t, b.SetLimit(Unlimited))
 		require.True(t, b.AllowN(1e9))
 		require.NoError(t, b.SetLimit(PerSecond(5)))
-		require.EqualValues(t, 5, b.Peek(0).Remaining)
+		require.EqualValues(t, 3, b.Peek(0).Remaining)
+		require.True(t, b.AllowN(3))
+		require.NoError(t, b.SetLimit(None))
+		time.Sleep(400 * time.Millisecond)
+		require.NoError(t, b.SetLimit(PerSecond(5)))
+		require.EqualValues(t, 2, b.Peek(0).Remaining)
 
 		// To other units, and where it would overflow.
-		require.True(t, b.AllowN(5))
 		require.NoError(t, b.SetLimit(PerSecond(1e9)))
-		require.EqualValues(t, 1e9-5, b.Peek(0).Remaining)
-		require.NoError(t, b.SetLimit(Every(20*365*24*time.Hour).WithBurst(3)))
-		require.EqualValues(t, 0, b.Peek(0).Remaining)
+		require.EqualValues(t, 1e9-3, b.Peek(0).Remaining)
+		require.True(t, b.AllowN(1e8))
+		before := b.Peek(0)
+		require.ErrorContains(t, b.SetLimit(Every(365*24*time.Hour)), "what was used would take longer to come in than can be counted")
+		require.Equal(t, before, b.Peek(0))
+		require.Equal(t, PerSecond(1e9), b.Limit())
+
+		// What began with none has all.
+		c := newBucket(t, None)
+		require.NoError(t, c.SetLimit(PerSecond(5)))
+		require.True(t, c.AllowN(5))
 
 		// A reservation of before refunds nothing.
 		b = newBucket(t, PerSecond(10))
@@ -177,19 +190,81 @@ func TestAllowAt(t *testing.T) {
 		}
 		require.False(t, b.AllowAt(time.Time{}, 1))
 		require.False(t, b.AllowAt(time.Unix(0, 0), 1))
-		later := time.Now().Add(200 * 24 * time.Hour)
+		later := time.Now().Add(time.Hour)
 		require.True(t, b.AllowAt(later, 10))
 		require.False(t, b.AllowAt(later, 1))
 		require.False(t, b.Allow(), "after a time in the future there is nothing until then")
 		require.True(t, b.AllowAt(later.Add(time.Second), 10))
-		far := time.Now().Add(math.MaxInt64)
-		require.True(t, b.AllowAt(far, 10))
-		require.False(t, b.AllowAt(far, 1))
-		end := time.Unix(1<<55, 0)
-		b.AllowAt(end, 10)
-		require.False(t, b.AllowAt(end, 1))
+		// Beyond what can be counted it is always the same time.
+		require.True(t, b.AllowAt(time.Now().Add(math.MaxInt64), 1))
+		for range 9 {
+			require.True(t, b.AllowAt(time.Unix(1<<55, 0), 1))
+		}
+		require.False(t, b.AllowAt(time.Unix(1<<55, 0), 1))
+		require.False(t, b.AllowAt(later, 1))
 		require.False(t, b.Allow())
 	}
+	// A time in the future gives nothing to those of before, also where units are fine.
+	for _, l := range []Limit{PerSecond(3e9).WithBurst(10), PerSecond(5e11).WithBurst(10)} {
+		b := newBucket(t, l)
+		allowed := 0
+		for range 100 {
+			if b.AllowAt(time.Now().Add(400*24*time.Hour), 1) {
+				allowed++
+			}
+			for range 10 {
+				if b.AllowAt(b.state.Load().base, 1) {
+					allowed++
+				}
+			}
+		}
+		require.Equal(t, 10, allowed)
+	}
+}
+
+// TestExtremes has the longest intervals and the latest times at once: sums that come near 2^63.
+func TestExtremes(t *testing.T) {
+	for _, l := range []Limit{{1, maxTau, 1}, {1 << 20, maxTau, 1 << 20}, {3, 3 * (maxTau / 3), 3}} {
+		b := newBucket(t, l)
+		require.True(t, b.AllowAt(time.Now().Add(math.MaxInt64), l.burst()))
+		require.False(t, b.AllowAt(time.Time{}, 1))
+		require.False(t, b.AllowAt(time.Time{}, l.burst()))
+		require.False(t, b.AllowAt(time.Now().Add(math.MaxInt64), 1))
+		_, ok := b.Reserve(l.burst(), Never)
+		require.False(t, ok)
+		require.False(t, b.Peek(l.burst()).OK())
+
+		b = newBucket(t, l)
+		for range 5 {
+			_, _ = b.Reserve(l.burst(), Never)
+		}
+		require.False(t, b.AllowAt(time.Time{}, l.burst()))
+		require.False(t, b.Allow())
+		require.Positive(t, b.state.Load().tat.Load())
+	}
+	_, err := NewBucket(Limit{1, maxTau + 1, 1})
+	require.ErrorIs(t, err, ErrLimit)
+	for _, per := range []time.Duration{maxPer + 1, math.MaxInt64} {
+		_, err := NewSlidingCounter(Limit{Count: 10, Per: per})
+		require.ErrorContains(t, err, "Per must be at most")
+	}
+	_, err = NewFixedWindow(Limit{Count: 1 << 31, Per: time.Millisecond})
+	require.EqualError(t, err, "ratelimit: invalid limit: a FixedWindow cannot count to 2147483648 in windows as short as 1ms")
+}
+
+// TestStaleWindow is a call that read the clock before a window ended, and decides after.
+func TestStaleWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, err := NewFixedWindow(PerSecond(5))
+		require.NoError(t, err)
+		f.word.Store(f.word.Load()&^7 + 3<<f.bits | 5) // three windows later, full
+		r := f.Take(1)
+		require.False(t, r.OK())
+		time.Sleep(r.RetryAfter - time.Nanosecond)
+		require.False(t, f.Peek(1).OK())
+		time.Sleep(time.Nanosecond)
+		require.True(t, f.Peek(1).OK())
+	})
 }
 
 // TestRebase lets a bucket whose units are fine live longer than they can count.
@@ -296,7 +371,7 @@ func TestWait(t *testing.T) {
 		require.Zero(t, time.Since(start))
 		require.Equal(t, before, b.Peek(0))
 		require.ErrorIs(t, b.Wait(t.Context(), 3), ErrBurst)
-		require.ErrorIs(t, b.Wait(t.Context(), -1), ErrBurst)
+		require.EqualError(t, b.Wait(t.Context(), -1), "ratelimit: n must be at least 0, got -1")
 
 		// Who gives up gives back.
 		ctx, cancel2 := context.WithCancel(t.Context())
@@ -413,6 +488,7 @@ func TestConcurrency(t *testing.T) {
 		require.Equal(t, mine, c.Do(ctx, func(context.Context) error { return mine }))
 		require.Panics(t, func() { _ = c.Do(ctx, func(context.Context) error { panic("mine") }) })
 		require.Equal(t, 2, c.free)
+		require.PanicsWithValue(t, "ratelimit: Release without Acquire", c.Release)
 		give[2]()
 		give[0]()
 		ended, cancel := context.WithCancel(ctx)

@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// maxPer bounds the length of windows, so that sums of two of them do not overflow.
+const maxPer = 1 << 60
+
 // windowed checks a limit that is to be kept in windows, which have no other burst than Count.
 func (l Limit) windowed(most int64) error {
 	if l == Unlimited || l == None {
@@ -19,6 +22,8 @@ func (l Limit) windowed(most int64) error {
 	switch {
 	case l.burst() != l.Count:
 		return fmt.Errorf("%w: Burst must be 0 or Count with windows, got %d of %d", ErrLimit, l.Burst, l.Count)
+	case l.Per > maxPer:
+		return fmt.Errorf("%w: Per must be at most %v with windows, got %v", ErrLimit, time.Duration(maxPer), l.Per)
 	case l.Count > most:
 		return fmt.Errorf("%w: Count must be at most %d here, got %d", ErrLimit, most, l.Count)
 	}
@@ -40,26 +45,32 @@ type FixedWindow struct {
 }
 
 // NewFixedWindow returns a FixedWindow that has taken nothing. It returns an error that wraps
-// ErrLimit if the limit is not valid, has another Burst than Count, or a Count of more than 2^31.
+// ErrLimit if the limit is not valid, has another Burst than Count, a Count of more than 2^31, or
+// too high a Count for so short a Per.
 func NewFixedWindow(l Limit) (*FixedWindow, error) {
 	if err := l.windowed(1 << 31); err != nil {
 		return nil, err
 	}
+	// The word must hold as many windows as there can be, so that none is taken for an earlier one.
+	width := bits.Len64(uint64(l.Count))
+	if hi, lo := bits.Mul64(uint64(l.Per), 1<<(63-width)); hi == 0 && lo < maxNow {
+		return nil, fmt.Errorf("%w: a FixedWindow cannot count to %d in windows as short as %v", ErrLimit, l.Count, l.Per)
+	}
 	now := time.Now()
 	into := time.Duration(now.UnixNano() % int64(l.Per))
-	return &FixedWindow{limit: l, base: now.Add(-into), bits: uint8(bits.Len64(uint64(l.Count)))}, nil
+	return &FixedWindow{limit: l, base: now.Add(-into), bits: uint8(width)}, nil
 }
 
 // Take takes n tokens of the current window, if there are as many; otherwise none.
 func (f *FixedWindow) Take(n int64) Result { return f.take(n, true) }
 
-// Peek returns what Take would, and takes nothing.
+// Peek reports whether Take would take n tokens, or when; the rest is as it is now.
 func (f *FixedWindow) Peek(n int64) Result { return f.take(n, false) }
 
 func (f *FixedWindow) take(n int64, debit bool) Result {
 	since := max(0, time.Since(f.base))
 	window := uint64(since / f.limit.Per)
-	left := f.limit.Per - since%f.limit.Per
+	rest := f.limit.Per - since%f.limit.Per
 	mask := uint64(1)<<f.bits - 1
 	for {
 		// The word has the window, less its upper bits, above the count. A window that is later by less
@@ -67,10 +78,12 @@ func (f *FixedWindow) take(n int64, debit bool) Result {
 		// stale, who takes from the window that has begun.
 		word := f.word.Load()
 		count := int64(word & mask)
+		left := rest
 		if ahead := int64((window<<f.bits)-word&^mask) >> f.bits; ahead > 0 {
 			count = 0
 		} else if ahead < 0 {
 			window = word >> f.bits
+			left += time.Duration(-ahead) * f.limit.Per
 		}
 		possible := n >= 0 && n <= f.limit.Count
 		allowed := possible && n <= f.limit.Count-count
@@ -123,10 +136,10 @@ func NewSlidingLog(l Limit) (*SlidingLog, error) {
 	return &SlidingLog{limit: l, base: time.Now()}, nil
 }
 
-// Take takes n tokens, if fewer than Count-n have been taken within Per; otherwise none.
+// Take takes n tokens, if at most Count-n have been taken within Per; otherwise none.
 func (s *SlidingLog) Take(n int64) Result { return s.take(n, true) }
 
-// Peek returns what Take would, and takes nothing.
+// Peek reports whether Take would take n tokens, or when; the rest is as it is now.
 func (s *SlidingLog) Peek(n int64) Result { return s.take(n, false) }
 
 // at returns the i-th oldest time.
@@ -212,7 +225,7 @@ func NewSlidingCounter(l Limit) (*SlidingCounter, error) {
 // otherwise none.
 func (s *SlidingCounter) Take(n int64) Result { return s.take(n, true) }
 
-// Peek returns what Take would, and takes nothing.
+// Peek reports whether Take would take n tokens, or when; the rest is as it is now.
 func (s *SlidingCounter) Peek(n int64) Result { return s.take(n, false) }
 
 func (s *SlidingCounter) take(n int64, debit bool) Result {
