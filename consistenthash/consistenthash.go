@@ -152,7 +152,11 @@ func samePlacement(p Picker, a, b []Node) bool {
 // digest returns the fingerprint of nodes.
 func (m *Map[T]) digest(nodes []Node) uint64 {
 	d := xxhash.New()
-	number := func(n uint64) { d.Write(binary.LittleEndian.AppendUint64(nil, n)) }
+	var buffer [8]byte
+	number := func(n uint64) {
+		binary.LittleEndian.PutUint64(buffer[:], n)
+		d.Write(buffer[:])
+	}
 	text := func(s string) {
 		number(uint64(len(s)))
 		d.WriteString(s)

@@ -27,7 +27,7 @@
 //	nodes
 //	next in the   takes over,    takes over     takes over     does not       takes over     -
 //	sequence      nearly always                                take over      nearly always
-//	a look-up     O(1), 4 ns     O(1), 10 ns    O(n), 1.3 to   O(1), 4 ns     O(1), 10 ns    O(log n)
+//	a look-up     O(1), 2 ns     O(1), 10 ns    O(n), 1.3 to   O(1), 5 ns     O(1), 10 ns    O(log n)
 //	                                            2.2 ns a node
 //	a change,     3 ms           3 ms           0.3 ms         2 ms           12 ms          none
 //	1000 nodes

@@ -46,8 +46,8 @@ func (a maglevAlgorithm) Build(nodes []Node) (Picker, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(nodes) > maxSlots || len(e.hash) > size {
-		return nil, fmt.Errorf("consistenthash: Maglev takes at most %d nodes with a size of %d, got %d", min(maxSlots, size), size, len(nodes))
+	if len(nodes) > maxSlotNodes || len(e.hash) > size {
+		return nil, fmt.Errorf("consistenthash: Maglev takes at most %d nodes with a size of %d, got %d", min(maxSlotNodes, size), size, len(nodes))
 	}
 	m := &maglev{nodes: len(e.hash), limit: len(nodes)}
 	if len(e.hash) > 0 {

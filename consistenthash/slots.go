@@ -108,9 +108,9 @@ func bound(load, n, weight, total uint64) uint64 {
 }
 
 const (
-	listed   = 8 // nodes that are kept for each slot, in the order of their scores
-	noNode   = math.MaxUint16
-	maxSlots = math.MaxUint16 // nodes; indices have 16 bits, and noNode is none of them
+	listed       = 8 // nodes that are kept for each slot, in the order of their scores
+	noNode       = math.MaxUint16
+	maxSlotNodes = math.MaxUint16 // nodes; indices have 16 bits, and noNode is none of them
 )
 
 // slots is the result of Slots. Nodes are places in the electorate, but in owner, which has the
@@ -149,8 +149,8 @@ func (a slotsAlgorithm) prepare(nodes []Node) (*slots, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(nodes) > maxSlots {
-		return nil, fmt.Errorf("consistenthash: Slots takes at most %d nodes, got %d", maxSlots, len(nodes))
+	if len(nodes) > maxSlotNodes {
+		return nil, fmt.Errorf("consistenthash: Slots takes at most %d nodes, got %d", maxSlotNodes, len(nodes))
 	}
 	n, load := a.parameters()
 	s := &slots{electorate: e, shift: uint8(64 - bits.TrailingZeros(uint(n))), load: load, known: min(listed, len(e.hash))}
