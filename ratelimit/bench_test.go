@@ -1,6 +1,8 @@
 package ratelimit
 
 import (
+	"fmt"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -63,6 +65,52 @@ func BenchmarkLimiters(b *testing.B) {
 			for b.Loop() {
 				x.Take(1)
 			}
+		})
+	}
+}
+
+// BenchmarkKeyed takes from a million keys in random order, and from new ones.
+func BenchmarkKeyed(b *testing.B) {
+	n := 1_000_000
+	if testing.Short() {
+		n = 10_000
+	}
+	keys := make([]string, 2*n)
+	for i := range keys {
+		keys[i] = "user-" + strconv.Itoa(i*7919%len(keys))
+	}
+	for _, hashed := range []bool{true, false} {
+		x := newKeyed[string](b, PerHour(1e6), KeyedConfig{MaxKeys: n, HashKeys: hashed})
+		name := fmt.Sprintf("stored=%v", !hashed)
+		b.Run(name+"/keys=new", func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				x.Take(keys[i%len(keys)], 1)
+			}
+		})
+		x.Clear()
+		for _, k := range keys[:n] {
+			x.Take(k, 1)
+		}
+		b.Run(name+"/keys=known", func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				x.Take(keys[i%n], 1)
+			}
+		})
+		b.Run(name+"/keys=one", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				x.Take(keys[0], 1)
+			}
+		})
+		b.Run(name+"/keys=oneParallel", func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					x.Take(keys[0], 1)
+				}
+			})
 		})
 	}
 }

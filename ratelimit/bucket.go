@@ -62,7 +62,7 @@ func NewBucket(l Limit) (*Bucket, error) {
 }
 
 func newBlock(l Limit, r rate, base time.Time, tat int64) *block {
-	s := &block{rate: r, limit: l, constant: l == Unlimited || l == None, base: base, horizon: maxNow >> r.shift}
+	s := &block{rate: r, limit: l, constant: l.constant(), base: base, horizon: maxNow >> r.shift}
 	s.tat.Store(tat)
 	return s
 }
@@ -111,24 +111,6 @@ func (b *Bucket) reload() {
 	defer b.mu.Unlock()
 }
 
-// debit adds cost, for n tokens, to tat, unless that would then be more than tau + ahead after now.
-// It returns tat as it is now, and whether it was changed; or sealed.
-func (s *block) debit(now, cost, ahead int64) (tat int64, ok bool) {
-	for {
-		tat := s.tat.Load()
-		if tat == sealed {
-			return sealed, false
-		}
-		next := max(tat, now) + cost
-		if next-now > s.tau+ahead {
-			return tat, false
-		}
-		if s.tat.CompareAndSwap(tat, next) {
-			return next, true
-		}
-	}
-}
-
 // Allow takes one token, and reports whether there was one. It takes the time of reading the clock
 // and of one atomic operation; refusing does not write.
 func (b *Bucket) Allow() bool { return b.AllowN(1) }
@@ -161,7 +143,7 @@ func (s *block) allow(now, n int64) (ok, valid bool) {
 	if s.constant || uint64(n) > uint64(s.burst) {
 		return n == 0 || n > 0 && s.constant && s.limit == Unlimited, true
 	}
-	tat, ok := s.debit(now, n*s.inc, 0)
+	tat, ok := s.debit(&s.tat, now, n*s.inc, 0)
 	return ok, tat != sealed
 }
 
@@ -183,62 +165,9 @@ func (b *Bucket) take(n int64, debit bool) Result {
 
 func (s *block) take(now, n int64, debit bool) (r Result, valid bool) {
 	if s.constant {
-		return s.limit.constant(n), true
+		return s.limit.always(n), true
 	}
-	var tat int64
-	possible, allowed := n >= 0 && n <= s.burst, false
-	if possible && debit && n > 0 {
-		tat, allowed = s.debit(now, n*s.inc, 0)
-	} else {
-		tat = s.tat.Load()
-		allowed = possible && (n == 0 || max(tat, now)+n*s.inc-now <= s.tau)
-	}
-	if tat == sealed {
-		return Result{}, false
-	}
-	r = s.result(tat, now)
-	switch {
-	case allowed:
-		r.Allowed = n
-	case possible:
-		r.RetryAfter = s.duration(max(tat, now) + n*s.inc - now - s.tau)
-	default:
-		r.RetryAfter = Never
-	}
-	return r, true
-}
-
-// constant is the result with Unlimited and None.
-func (l Limit) constant(n int64) Result {
-	r := Result{Limit: l.Burst, Remaining: l.Burst}
-	if n == 0 || n > 0 && l == Unlimited {
-		r.Allowed = n
-	} else {
-		r.RetryAfter = Never
-	}
-	return r
-}
-
-// result returns what there is at now, with that tat.
-func (s *block) result(tat, now int64) Result {
-	ahead := max(0, tat-now)
-	r := Result{Limit: s.burst, ResetAfter: s.duration(ahead)}
-	have := s.tau - ahead
-	if have > 0 {
-		r.Remaining = have / s.inc
-	}
-	if ahead > 0 {
-		r.NextToken = s.duration((r.Remaining+1)*s.inc - have)
-	}
-	return r
-}
-
-// duration returns the time that n units take, rounded up.
-func (s *block) duration(n int64) time.Duration {
-	if n <= 0 {
-		return 0
-	}
-	return time.Duration((n-1)>>s.shift + 1)
+	return s.decide(&s.tat, now, n, debit)
 }
 
 // TakeUpTo takes n tokens, or as many as there are, if that is fewer: Allowed says how many. If
@@ -286,7 +215,7 @@ func (b *Bucket) SetLimit(l Limit) error {
 	defer b.mu.Unlock()
 	s := b.state.Load()
 	tat := s.tat.Swap(sealed)
-	if l == Unlimited || l == None {
+	if l.constant() {
 		b.state.Store(newBlock(l, s.rate, s.base, tat))
 		return nil
 	}
@@ -359,7 +288,7 @@ func (b *Bucket) Reserve(n int64, maxWait time.Duration) (Reservation, bool) {
 			return Reservation{}, false
 		}
 		ahead := int64(min(maxWait, maxAhead>>s.shift)) << s.shift
-		tat, ok := s.debit(now, n*s.inc, ahead)
+		tat, ok := s.debit(&s.tat, now, n*s.inc, ahead)
 		if tat == sealed {
 			b.reload()
 			continue

@@ -166,6 +166,71 @@ func ExampleConcurrency_Do() {
 	// <nil>
 }
 
+// A limit for each client.
+func ExampleNewKeyed() {
+	clients, err := ratelimit.NewKeyed[string](ratelimit.PerMinute(100).WithBurst(2), ratelimit.KeyedConfig{
+		MaxKeys: 1_000_000,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(clients.Allow("alice"), clients.Allow("alice"), clients.Allow("alice"))
+	r := clients.Take("bob", 1)
+	fmt.Println(r.OK(), r.Remaining)
+	for k, r := range clients.All() {
+		if r.Remaining == 0 {
+			fmt.Println("exhausted:", k)
+		}
+	}
+	clients.Delete("alice")
+	fmt.Println(clients.Allow("alice"))
+	// Output:
+	// true true false
+	// true 1
+	// exhausted: alice
+	// true
+}
+
+// Another limit for those who pay.
+func ExampleKeyed_TakeLimit() {
+	clients, err := ratelimit.NewKeyed[string](ratelimit.PerMinute(1), ratelimit.KeyedConfig{MaxKeys: 1000})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	paying := ratelimit.PerMinute(100)
+	for range 2 {
+		r, err := clients.TakeLimit("carol", paying, 1)
+		fmt.Println(r.OK(), r.Remaining, err)
+	}
+	fmt.Println(clients.Allow("dave"), clients.Allow("dave"))
+	// Output:
+	// true 99 <nil>
+	// true 98 <nil>
+	// true false
+}
+
+// A client that sends a great many requests stays exhausted, though there is no room for all the
+// clients that a flood invents.
+func ExampleKeyedConfig_onFull() {
+	clients, err := ratelimit.NewKeyed[int](ratelimit.PerHour(10), ratelimit.KeyedConfig{
+		MaxKeys:  100,
+		OnFull:   ratelimit.DropLeast,
+		HashKeys: true,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	clients.Take(-1, 10)
+	for k := range 100_000 {
+		clients.Allow(k)
+	}
+	fmt.Println(clients.Allow(-1), clients.Len())
+	// Output: false 100
+}
+
 // Take is not to be called to find out whether it would be allowed: Peek does not take.
 func ExampleBucket_Peek_mistake() {
 	b, err := ratelimit.NewBucket(ratelimit.PerHour(1))

@@ -90,12 +90,15 @@ func (s *block) follow(t time.Time) int64 {
 }
 
 // aheadAt returns how far tat is ahead of d after the base; at least 0.
-func (s *block) aheadAt(tat int64, d time.Duration) int64 {
-	if d = max(d, 0); d/2 >= s.horizon {
+func (s *block) aheadAt(tat int64, d time.Duration) int64 { return aheadAt(tat, d, s.shift) }
+
+// aheadAt returns how far tat is ahead of d, which may be more than what units can count; at least 0.
+func aheadAt(tat int64, d time.Duration, shift uint8) int64 {
+	if d = max(d, 0); d/2 >= maxNow>>shift {
 		return 0 // no tat is as late: see maxNow
 	}
 	// In two steps, as d may be more than what fits.
-	half := int64(d/2) << s.shift
-	rest := int64(d-d/2) << s.shift
+	half := int64(d/2) << shift
+	rest := int64(d-d/2) << shift
 	return max(0, tat-half-rest)
 }

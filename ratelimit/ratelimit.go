@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"sync/atomic"
 	"time"
 )
 
@@ -77,6 +78,10 @@ type Result struct {
 	ResetAfter time.Duration
 	// NextToken is the time after which Remaining grows; 0 if all tokens are there.
 	NextToken time.Duration
+
+	// Degraded is whether a limiter of several processes has decided without the others: see package
+	// dist. The limiters of this package never do.
+	Degraded bool
 }
 
 // OK reports whether what was asked for was allowed; so the zero Result is one that was.
@@ -123,36 +128,135 @@ func (l Limit) check() error {
 	return nil
 }
 
+// constant reports whether l is Unlimited or None, which no rate can express.
+func (l Limit) constant() bool { return l == Unlimited || l == None }
+
 // rate returns l in the coarsest units in which the emission interval, rounded up, is at most 1 % too
 // long. Rounded up, as too much must never be allowed.
 func (l Limit) rate() (rate, error) {
-	if l == Unlimited || l == None {
+	if l.constant() {
 		return rate{burst: l.Burst}, nil
 	}
 	if err := l.check(); err != nil {
 		return rate{}, err
 	}
 	for shift := range uint8(maxShift + 1) {
-		hi, lo := bits.Mul64(uint64(l.Per), 1<<shift)
-		if hi >= uint64(l.Count) {
-			break // longer than any time
+		if r, fit := l.at(shift); fit == fits {
+			return r, nil
+		} else if fit == tooLong {
+			break // in finer units even more so
 		}
-		inc, rest := bits.Div64(hi, lo, uint64(l.Count))
-		if rest > 0 {
-			// The interval is (inc + rest/Count); rounding up adds less than 1 to inc.
-			if inc < 100 {
-				continue
-			}
-			inc++
-		}
-		high, tau := bits.Mul64(inc, uint64(l.burst()))
-		if high > 0 || tau > maxTau {
-			break
-		}
-		return rate{inc: int64(inc), tau: int64(tau), burst: l.burst(), shift: shift}, nil
 	}
 	if hi, lo := bits.Mul64(uint64(l.Per), 1<<maxShift); hi == 0 && lo/100 < uint64(l.Count) {
 		return rate{}, fmt.Errorf("%w: %d per %v is more than can be counted", ErrLimit, l.Count, l.Per)
 	}
 	return rate{}, fmt.Errorf("%w: a burst of %d at %d per %v takes longer to come in than can be counted", ErrLimit, l.burst(), l.Count, l.Per)
+}
+
+// A fit is how well a Limit can be expressed in given units.
+type fit int
+
+const (
+	fits    fit = iota
+	tooFine     // the interval would be more than 1 % too long
+	tooLong     // Burst would take longer to come in than can be counted
+)
+
+// at returns l, which is valid, in units of 2^-shift nanoseconds.
+func (l Limit) at(shift uint8) (rate, fit) {
+	hi, lo := bits.Mul64(uint64(l.Per), 1<<shift)
+	if hi >= uint64(l.Count) {
+		return rate{}, tooLong
+	}
+	inc, rest := bits.Div64(hi, lo, uint64(l.Count))
+	if rest > 0 {
+		// The interval is (inc + rest/Count); rounding up adds less than 1 to inc.
+		if inc < 100 {
+			return rate{}, tooFine
+		}
+		inc++
+	}
+	burst := l.burst()
+	high, tau := bits.Mul64(inc, uint64(burst))
+	if high > 0 || tau > maxTau {
+		return rate{}, tooLong
+	}
+	return rate{inc: int64(inc), tau: int64(tau), burst: burst, shift: shift}, fits
+}
+
+// decide takes n tokens from what tat, a theoretical arrival time in the units of r, leaves at now, or
+// if debit is false finds out whether it could. It is not valid if tat is sealed.
+func (r *rate) decide(tat *atomic.Int64, now, n int64, debit bool) (res Result, valid bool) {
+	var t int64
+	possible, allowed := n >= 0 && n <= r.burst, false
+	if possible && debit && n > 0 {
+		t, allowed = r.debit(tat, now, n*r.inc, 0)
+	} else {
+		t = tat.Load()
+		allowed = possible && (n == 0 || max(t, now)+n*r.inc-now <= r.tau)
+	}
+	if t == sealed {
+		return Result{}, false
+	}
+	res = r.result(t, now)
+	switch {
+	case allowed:
+		res.Allowed = n
+	case possible:
+		res.RetryAfter = r.duration(max(t, now) + n*r.inc - now - r.tau)
+	default:
+		res.RetryAfter = Never
+	}
+	return res, true
+}
+
+// debit adds cost, for n tokens, to tat, unless that would then be more than tau + ahead after now.
+// It returns tat as it is now, and whether it was changed; or sealed.
+func (r *rate) debit(tat *atomic.Int64, now, cost, ahead int64) (t int64, ok bool) {
+	for {
+		t := tat.Load()
+		if t == sealed {
+			return sealed, false
+		}
+		next := max(t, now) + cost
+		if next-now > r.tau+ahead {
+			return t, false
+		}
+		if tat.CompareAndSwap(t, next) {
+			return next, true
+		}
+	}
+}
+
+// result returns what there is at now, with that tat.
+func (r *rate) result(tat, now int64) Result {
+	ahead := max(0, tat-now)
+	res := Result{Limit: r.burst, ResetAfter: r.duration(ahead)}
+	have := r.tau - ahead
+	if have > 0 {
+		res.Remaining = have / r.inc
+	}
+	if ahead > 0 {
+		res.NextToken = r.duration((res.Remaining+1)*r.inc - have)
+	}
+	return res
+}
+
+// duration returns the time that n units take, rounded up.
+func (r *rate) duration(n int64) time.Duration {
+	if n <= 0 {
+		return 0
+	}
+	return time.Duration((n-1)>>r.shift + 1)
+}
+
+// always is the result with Unlimited and None.
+func (l Limit) always(n int64) Result {
+	r := Result{Limit: l.Burst, Remaining: l.Burst}
+	if n == 0 || n > 0 && l == Unlimited {
+		r.Allowed = n
+	} else {
+		r.RetryAfter = Never
+	}
+	return r
 }

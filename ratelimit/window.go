@@ -13,7 +13,7 @@ const maxPer = 1 << 60
 
 // windowed checks a limit that is to be kept in windows, which have no other burst than Count.
 func (l Limit) windowed(most int64) error {
-	if l == Unlimited || l == None {
+	if l.constant() {
 		return fmt.Errorf("%w: windows cannot be %v", ErrLimit, l)
 	}
 	if err := l.check(); err != nil {
