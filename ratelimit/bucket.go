@@ -296,7 +296,7 @@ func (b *Bucket) Reserve(n int64, maxWait time.Duration) (Reservation, bool) {
 		if !ok {
 			return Reservation{}, false
 		}
-		return Reservation{s: s, tat: tat, tokens: n, delay: s.duration(tat - now - s.tau)}, true
+		return Reservation{s: s, tat: tat, tokens: n, delay: s.duration(max(0, tat-now-s.tau))}, true
 	}
 }
 
@@ -330,13 +330,14 @@ func (b *Bucket) wait(ctx context.Context, n int64, most time.Duration) error {
 	if n < 0 {
 		return fmt.Errorf("ratelimit: n must be at least 0, got %d", n)
 	}
-	if burst := b.Limit().burst(); n > burst {
+	if burst := b.state.Load().limit.burst(); n > burst {
 		return fmt.Errorf("ratelimit: waiting for %d of %d: %w", n, burst, ErrBurst)
 	}
-	deadline, ok := ctx.Deadline()
 	short := false // whether ctx allows less than most
-	if left := max(0, time.Until(deadline)); ok && left < most {
-		most, short = left, true
+	if deadline, ok := ctx.Deadline(); ok {
+		if left := max(0, time.Until(deadline)); left < most {
+			most, short = left, true
+		}
 	}
 	r, ok := b.Reserve(n, most)
 	if !ok && !short && most != Never {

@@ -30,7 +30,7 @@ type shard[K comparable] struct {
 	len     int
 
 	store      bool // whether keys are stored
-	cursor     int  // where least goes on
+	cursor     int  // where to look for room next, unless there is always some
 	latest     int64
 	dropped    uint64
 	turnedAway atomic.Uint64
@@ -51,7 +51,7 @@ const (
 
 	minCells = 8
 	// sample is how many entries least looks at.
-	sample = 16
+	sample = 8
 )
 
 func (s *shard[K]) init(stripes int, shift uint8, store bool) {
@@ -135,15 +135,16 @@ func (s *shard[K]) put(i int, h uint64, k K) {
 // crowded reports whether one entry more would be too many.
 func (s *shard[K]) crowded() bool { return s.len+1 > len(s.cells)/4*3 }
 
-// least looks at the next entries, and returns the one with the least tat; a negative number if there
-// is none at all.
-func (s *shard[K]) least() int {
+// least looks at some entries from cell i on, and returns the one with the least tat; a negative number
+// if there is none at all. It also returns the cell behind them.
+func (s *shard[K]) least(i int) (v, next int) {
+	v = -1
 	if s.len == 0 {
-		return -1
+		return v, i
 	}
 	mask := len(s.cells) - 1
-	v, seen := -1, 0
-	i := s.cursor & mask
+	seen := 0
+	i &= mask
 	for range s.cells {
 		if c := &s.cells[i]; c.hash != 0 {
 			if v < 0 || c.tat.Load() < s.cells[v].tat.Load() {
@@ -156,8 +157,7 @@ func (s *shard[K]) least() int {
 			break
 		}
 	}
-	s.cursor = i
-	return v
+	return v, i
 }
 
 // drop removes an entry that owes so much.

@@ -253,9 +253,7 @@ func (x *Keyed[K]) takeSlow(s *shard[K], h uint64, k K, l *keyedLimit, d time.Du
 			tat := now + n*l.inc
 			s.cells[i].tat.Store(tat)
 			s.lock.Unlock()
-			r := l.result(tat, now)
-			r.Allowed = n
-			return r
+			return l.result(tat, now, n, 0)
 		}
 		s.lock.Unlock()
 		if wait == elsewhere {
@@ -299,17 +297,18 @@ const elsewhere = -1
 // wait is how long there will not be any, or elsewhere.
 func (x *Keyed[K]) insert(s *shard[K], h uint64, k K, now int64) (i int, wait int64) {
 	if !x.reserve() {
-		v := s.least()
+		v, next := s.least(x.look(s, h))
 		if v < 0 {
 			return -1, elsewhere
 		}
+		s.cursor = next
 		owes := s.cells[v].tat.Load() - now
 		if owes > 0 && x.onFull != DropLeast {
 			return -1, owes
 		}
 		s.drop(v, owes)
 	} else if s.crowded() {
-		if v := s.least(); s.cells[v].tat.Load() <= now {
+		if v, _ := s.least(int(h)); s.cells[v].tat.Load() <= now {
 			s.drop(v, 0)
 			x.used.Add(-1)
 		} else {
@@ -320,6 +319,16 @@ func (x *Keyed[K]) insert(s *shard[K], h uint64, k K, now int64) (i int, wait in
 	s.put(i, h, k)
 	s.len++
 	return i, 0
+}
+
+// look returns where to look for room for a key with hash h. If one of those there must go, it may be
+// there where h has been looked for, which is in the CPU's cache; otherwise those who ask again are to
+// get to see all.
+func (x *Keyed[K]) look(s *shard[K], h uint64) int {
+	if x.onFull == DropLeast {
+		return int(h)
+	}
+	return s.cursor
 }
 
 // reserve counts one more entry, unless there are MaxKeys.
@@ -340,9 +349,7 @@ func (x *Keyed[K]) waitForRoom(s *shard[K], reuse int, now int64) int64 {
 	if x.onFull == DropLeast || reuse >= 0 || x.used.Load() < x.max {
 		return 0
 	}
-	cursor := s.cursor
-	v := s.least()
-	s.cursor = cursor
+	v, _ := s.least(s.cursor)
 	if v < 0 {
 		return elsewhere
 	}
@@ -363,15 +370,15 @@ func (x *Keyed[K]) lookElsewhere(s *shard[K], d time.Duration, debit bool) (wait
 			s.lock.Unlock()
 			continue
 		}
-		now, cursor := s.now(d), s.cursor
-		v := s.least()
+		now := s.now(d)
+		v, next := s.least(s.cursor)
 		owes := s.cells[v].tat.Load() - now
-		switch {
-		case !debit:
-			s.cursor = cursor
-		case owes <= 0 || x.onFull == DropLeast:
-			s.drop(v, owes)
-			x.used.Add(-1)
+		if debit {
+			s.cursor = next
+			if owes <= 0 || x.onFull == DropLeast {
+				s.drop(v, owes)
+				x.used.Add(-1)
+			}
 		}
 		s.lock.Unlock()
 		if x.onFull == DropLeast {
@@ -464,7 +471,7 @@ func (x *Keyed[K]) All() iter.Seq2[K, Result] {
 			for _, d := range debts {
 				r := l.limit.always(0)
 				if !l.constant {
-					r = l.result(d.tat, now)
+					r = l.result(d.tat, now, 0, 0)
 				}
 				if !yield(d.k, r) {
 					return

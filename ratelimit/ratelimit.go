@@ -107,6 +107,8 @@ type rate struct {
 	tau   int64 // burst·inc: how far ahead of now the theoretical arrival time may be
 	burst int64
 	shift uint8
+	// inverse is floor((2^64-1) / inc).
+	inverse uint64
 }
 
 // maxTau bounds burst·inc, so that no sum of times overflows: with nanoseconds, it is 36 years.
@@ -181,7 +183,7 @@ func (l Limit) at(shift uint8) (rate, fit) {
 	if high > 0 || tau > maxTau {
 		return rate{}, tooLong
 	}
-	return rate{inc: int64(inc), tau: int64(tau), burst: burst, shift: shift}, fits
+	return rate{inc: int64(inc), tau: int64(tau), burst: burst, shift: shift, inverse: math.MaxUint64 / inc}, fits
 }
 
 // decide takes n tokens from what tat, a theoretical arrival time in the units of r, leaves at now, or
@@ -198,16 +200,17 @@ func (r *rate) decide(tat *atomic.Int64, now, n int64, debit bool) (res Result, 
 	if t == sealed {
 		return Result{}, false
 	}
-	res = r.result(t, now)
+	var taken int64
+	var retry time.Duration
 	switch {
 	case allowed:
-		res.Allowed = n
+		taken = n
 	case possible:
-		res.RetryAfter = r.duration(max(t, now) + n*r.inc - now - r.tau)
+		retry = r.duration(max(t, now) + n*r.inc - now - r.tau)
 	default:
-		res.RetryAfter = Never
+		retry = Never
 	}
-	return res, true
+	return r.result(t, now, taken, retry), true
 }
 
 // debit adds cost, for n tokens, to tat, unless that would then be more than tau + ahead after now.
@@ -228,26 +231,32 @@ func (r *rate) debit(tat *atomic.Int64, now, cost, ahead int64) (t int64, ok boo
 	}
 }
 
-// result returns what there is at now, with that tat.
-func (r *rate) result(tat, now int64) Result {
+// result returns what there is at now, with that tat, and what was decided. It is made in one piece, as
+// to make it in several takes twice as long.
+func (r *rate) result(tat, now, taken int64, retry time.Duration) Result {
 	ahead := max(0, tat-now)
-	res := Result{Limit: r.burst, ResetAfter: r.duration(ahead)}
-	have := r.tau - ahead
-	if have > 0 {
-		res.Remaining = have / r.inc
+	have := max(0, r.tau-ahead)
+	// have / inc, by multiplication, which is three times as fast: the product is less than the
+	// quotient by at most one.
+	hi, _ := bits.Mul64(uint64(have), r.inverse)
+	remaining := int64(hi)
+	if have-remaining*r.inc >= r.inc {
+		remaining++
 	}
+	// With reservations, what is missing may be more than Burst.
+	next := int64(0)
 	if ahead > 0 {
-		res.NextToken = r.duration((res.Remaining+1)*r.inc - have)
+		next = (remaining+1)*r.inc - (r.tau - ahead)
 	}
-	return res
+	return Result{
+		Allowed: taken, Limit: r.burst, Remaining: remaining,
+		RetryAfter: retry, ResetAfter: r.duration(ahead), NextToken: r.duration(next),
+	}
 }
 
-// duration returns the time that n units take, rounded up.
+// duration returns the time that n units take, at least 0, rounded up.
 func (r *rate) duration(n int64) time.Duration {
-	if n <= 0 {
-		return 0
-	}
-	return time.Duration((n-1)>>r.shift + 1)
+	return time.Duration((n-1)>>(r.shift&63) + 1)
 }
 
 // always is the result with Unlimited and None.
