@@ -3,13 +3,16 @@ module github.com/sysblocks/sysblocks/examples
 go 1.26.0
 
 require (
+	github.com/redis/go-redis/v9 v9.23.0
 	github.com/schollz/progressbar/v3 v3.19.1
 	github.com/stretchr/testify v1.12.1
-	github.com/sysblocks/sysblocks v0.0.0
+	github.com/sysblocks/sysblocks v0.1.0
 	github.com/sysblocks/sysblocks/internal/plot v0.0.0
 	golang.org/x/term v0.47.0
 	modernc.org/sqlite v1.62.0
 )
+
+require go.uber.org/atomic v1.12.0 // indirect
 
 require (
 	codeberg.org/go-fonts/liberation v0.5.0 // indirect
@@ -27,6 +30,7 @@ require (
 	github.com/ncruces/go-strftime v1.1.0 // indirect
 	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec // indirect
 	github.com/rivo/uniseg v0.4.7 // indirect
+	github.com/sysblocks/sysblocks/ratelimit/redislimit v0.1.0
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/image v0.30.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
@@ -40,3 +44,5 @@ require (
 replace github.com/sysblocks/sysblocks => ../
 
 replace github.com/sysblocks/sysblocks/internal/plot => ../internal/plot
+
+replace github.com/sysblocks/sysblocks/ratelimit/redislimit => ../ratelimit/redislimit
