@@ -1,225 +1,314 @@
 package ratelimit
 
 import (
+	"math"
+	"math/bits"
+	"runtime"
 	"sync/atomic"
 	"time"
 
-	"github.com/sysblocks/sysblocks/internal/readlock"
+	"github.com/sysblocks/sysblocks/internal/sharding"
 )
 
-// A shard is a part of the keys of a Keyed, with what they owe: a hash table with open addressing and
-// linear probing (Knuth, vol. 3, section 6.4, algorithm L, with deletion by moving back, algorithm R).
-//
-// An entry whose tat is past says the same as none. So it may be overwritten by any key that comes by
-// it on its way, and nobody needs to look for such entries: only when the table would have to grow, or
-// when there are MaxKeys, some are looked at.
-//
-// Who has the lock for reading changes a tat, atomically; who has it for writing, everything.
-//
-// Invariants: all cells between the home of an entry and its place are in use; len of them are; at
-// most 3/4 of cells. A tat that was in the table when an entry was dropped for being past is at most
-// latest, and now is never less than that: for a call that has read the clock before another that
-// dropped the entry, it is as past, though by its own time the key would still be in debt.
-type shard[K comparable] struct {
-	lock    readlock.Lock[K]
-	origin  time.Duration // since the base of the Keyed: 0 of tat
-	horizon time.Duration // after origin, all that units can count
-	shift   uint8
-	cells   []cell
-	keys    []K // of the cells; nil with HashKeys
-	len     int
+// debts are what keys owe, for as many as may be: the part of a Keyed that knows no hash function. S
+// is what is stored of a key, besides its hash: the key itself, or struct{}, which is always equal.
+type debts[S comparable] struct {
+	base   time.Time
+	onFull OnFull
+	max    int64
+	shards []shard[S]
+	which  uint // a hash shifted by so much is its shard
 
-	store      bool // whether keys are stored
-	cursor     int  // where to look for room next, unless there is always some
-	latest     int64
-	dropped    uint64
-	turnedAway atomic.Uint64
-	_          [64]byte // the next shard is written to by others
+	_        [64]byte     // what follows is written by all who come with a new key
+	used     atomic.Int64 // entries in all shards, at most max
+	overflow shard[S]     // has one entry, in the first cell; with ShareOverflow
 }
 
-// A cell is an entry: a theoretical arrival time, as in block, of the key with that hash. It is not in
-// use if hash is 0.
-type cell struct {
-	hash uint64
-	tat  atomic.Int64
-}
-
-const (
-	minPerShard  = 256  // keys at the least that a shard is made for
-	maxPerShard  = 8192 // at most, so that nobody waits long for a table that grows
-	minPerStripe = 64
-
-	minCells = 8
-	// sample is how many entries least looks at.
-	sample = 8
-)
-
-func (s *shard[K]) init(stripes int, shift uint8, store bool) {
-	s.lock.Init(stripes)
-	s.shift, s.horizon, s.store = shift, maxNow>>shift, store
-	s.make(minCells)
-}
-
-func (s *shard[K]) make(n int) {
-	s.cells = make([]cell, n)
-	if s.store {
-		s.keys = make([]K, n)
+func newDebts[S comparable](config KeyedConfig, shift uint8) *debts[S] {
+	procs := runtime.GOMAXPROCS(0)
+	n := sharding.Default(procs, config.MaxKeys, minPerShard, maxPerShard)
+	if config.Shards > 0 {
+		n = sharding.Asked(config.Shards, config.MaxKeys)
 	}
+	d := &debts[S]{
+		base: time.Now(), onFull: config.OnFull, max: int64(config.MaxKeys),
+		shards: make([]shard[S], n), which: uint(64 - bits.Len(uint(n-1))),
+	}
+	stripes := sharding.Stripes(procs, config.MaxKeys/n/minPerStripe)
+	for i := range d.shards {
+		d.shards[i].init(stripes, shift)
+	}
+	if config.OnFull == ShareOverflow {
+		d.overflow.init(sharding.Stripes(procs, math.MaxInt), shift)
+		d.overflow.cells[0].hash = 1
+	}
+	return d
 }
 
-// now returns the time d after the base of the Keyed in units, but not less than latest; it is
-// latest from then on.
-func (s *shard[K]) now(d time.Duration) int64 {
-	if d-s.origin > s.horizon {
-		s.latest = 0
-		for i := range s.cells {
-			if c := &s.cells[i]; c.hash != 0 {
-				c.tat.Store(aheadAt(c.tat.Load(), d-s.origin, s.shift))
+// take takes n tokens of k, with hash h, or only looks if debit is false. The limit is not constant.
+func (d *debts[S]) take(h uint64, k S, l *keyedLimit, n int64, debit bool) Result {
+	s := &d.shards[h>>d.which]
+	t := time.Since(d.base)
+	if lock := s.lock.TryRLock(); lock != nil {
+		if uint64(t-s.origin) <= uint64(s.horizon) {
+			now := int64(t-s.origin) << s.shift
+			if i := s.find(h, k); i >= 0 {
+				r, _ := l.decide(&s.cells[i].tat, now, n, debit)
+				lock.RUnlock()
+				return r
+			}
+			if !debit && (d.onFull == DropLeast || d.used.Load() < d.max) {
+				lock.RUnlock()
+				return l.untouched(now, n)
 			}
 		}
-		s.origin = d
+		lock.RUnlock()
 	}
-	s.latest = max(s.latest, int64(max(0, d-s.origin))<<s.shift)
-	return s.latest
+	// What is not to be taken, or cannot be, gives an absent key no place.
+	return d.takeSlow(s, h, k, l, t, n, debit && n > 0 && n <= l.burst)
 }
 
-// find returns where k is, or a negative number.
-func (s *shard[K]) find(h uint64, k K) int {
-	cells := s.cells
-	mask := uint(len(cells) - 1)
-	for i := uint(h) & mask; i < uint(len(cells)); i = (i + 1) & mask {
-		if c := &cells[i]; c.hash == h && (s.keys == nil || s.keys[i] == k) {
-			return int(i)
-		} else if c.hash == 0 {
-			break
+// takeSlow is take for who found no entry, or the lock taken.
+func (d *debts[S]) takeSlow(s *shard[S], h uint64, k S, l *keyedLimit, t time.Duration, n int64, debit bool) Result {
+	for {
+		s.lock.Lock()
+		now := s.now(t)
+		i, reuse := s.locate(h, k, now)
+		if i >= 0 {
+			r, _ := l.decide(&s.cells[i].tat, now, n, debit)
+			s.lock.Unlock()
+			return r
 		}
-	}
-	return -1
-}
-
-// locate returns where k is, or a negative number and the first entry on its way that may be
-// overwritten, if there is one.
-func (s *shard[K]) locate(h uint64, k K, now int64) (i, reuse int) {
-	mask := len(s.cells) - 1
-	reuse = -1
-	for i := int(h) & mask; s.cells[i].hash != 0; i = (i + 1) & mask {
-		c := &s.cells[i]
-		if c.hash == h && (s.keys == nil || s.keys[i] == k) {
-			return i, -1
+		var wait int64 // until there is room
+		switch {
+		case !debit:
+			wait = d.waitForRoom(s, reuse, now)
+		case reuse >= 0:
+			i = reuse
+			s.put(i, h, k)
+		default:
+			i, wait = d.insert(s, h, k, now)
 		}
-		if reuse < 0 && c.tat.Load() <= now {
-			reuse = i
+		if i >= 0 {
+			// A bucket that was full.
+			tat := now + n*l.inc
+			s.cells[i].tat.Store(tat)
+			s.lock.Unlock()
+			return l.result(tat, now, n, 0)
 		}
-	}
-	return -1, reuse
-}
-
-// empty returns the first cell that is not in use on the way of h.
-func (s *shard[K]) empty(h uint64) int {
-	mask := len(s.cells) - 1
-	i := int(h) & mask
-	for s.cells[i].hash != 0 {
-		i = (i + 1) & mask
-	}
-	return i
-}
-
-// put writes an entry without its tat.
-func (s *shard[K]) put(i int, h uint64, k K) {
-	s.cells[i].hash = h
-	if s.keys != nil {
-		s.keys[i] = k
-	}
-}
-
-// crowded reports whether one entry more would be too many.
-func (s *shard[K]) crowded() bool { return s.len+1 > len(s.cells)/4*3 }
-
-// least looks at some entries from cell i on, and returns the one with the least tat; a negative number
-// if there is none at all. It also returns the cell behind them.
-func (s *shard[K]) least(i int) (v, next int) {
-	v = -1
-	if s.len == 0 {
-		return v, i
-	}
-	mask := len(s.cells) - 1
-	seen := 0
-	i &= mask
-	for range s.cells {
-		if c := &s.cells[i]; c.hash != 0 {
-			if v < 0 || c.tat.Load() < s.cells[v].tat.Load() {
-				v = i
+		s.lock.Unlock()
+		if wait == elsewhere {
+			wait = d.lookElsewhere(s, t, debit)
+			if debit && wait == 0 {
+				continue
 			}
-			seen++
 		}
-		i = (i + 1) & mask
-		if seen == sample {
-			break
+		if wait == 0 { // so it is only asked
+			return l.untouched(now, n)
 		}
+		if debit {
+			s.turnedAway.Add(1)
+		}
+		if d.onFull == ShareOverflow {
+			return d.takeOverflow(l, t, n, debit)
+		}
+		w := l.duration(wait)
+		r := Result{Limit: l.burst, RetryAfter: w, ResetAfter: w, NextToken: w}
+		switch {
+		case n == 0:
+			r.RetryAfter = 0
+		case n < 0 || n > l.burst:
+			r.RetryAfter = Never
+		}
+		return r
 	}
-	return v, i
 }
 
-// drop removes an entry that owes so much.
-func (s *shard[K]) drop(i int, owes int64) {
-	if owes > 0 {
-		s.dropped++
+// untouched is what Peek says of a key that is not there.
+func (l *keyedLimit) untouched(now, n int64) Result {
+	var past atomic.Int64
+	r, _ := l.decide(&past, now, n, false)
+	return r
+}
+
+// elsewhere, in place of a wait, is that all entries are in other shards.
+const elsewhere = -1
+
+// insert makes room for k in s, which is locked, and puts it there. If there is none, i is negative and
+// wait is how long there will not be any, or elsewhere.
+func (d *debts[S]) insert(s *shard[S], h uint64, k S, now int64) (i int, wait int64) {
+	if !d.reserve() {
+		v, next := s.least(d.look(s, h))
+		if v < 0 {
+			return -1, elsewhere
+		}
+		s.cursor = next
+		owes := s.cells[v].tat.Load() - now
+		if owes > 0 && d.onFull != DropLeast {
+			return -1, owes
+		}
+		s.drop(v, owes)
+	} else if s.crowded() {
+		if v, _ := s.least(int(h)); s.cells[v].tat.Load() <= now {
+			s.drop(v, 0)
+			d.used.Add(-1)
+		} else {
+			d.used.Add(-int64(s.grow(now)))
+		}
+	}
+	i = s.empty(h)
+	s.put(i, h, k)
+	s.len++
+	return i, 0
+}
+
+// look returns where to look for room for a key with hash h. If one of those there must go, it may be
+// there where h has been looked for, which is in the CPU's cache; otherwise those who ask again are to
+// get to see all.
+func (d *debts[S]) look(s *shard[S], h uint64) int {
+	if d.onFull == DropLeast {
+		return int(h)
+	}
+	return s.cursor
+}
+
+// reserve counts one more entry, unless there are MaxKeys.
+func (d *debts[S]) reserve() bool {
+	for {
+		n := d.used.Load()
+		if n >= d.max {
+			return false
+		}
+		if d.used.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// waitForRoom returns the wait that insert would, and changes nothing. With DropLeast there is none.
+func (d *debts[S]) waitForRoom(s *shard[S], reuse int, now int64) int64 {
+	if d.onFull == DropLeast || reuse >= 0 || d.used.Load() < d.max {
+		return 0
+	}
+	v, _ := s.least(s.cursor)
+	if v < 0 {
+		return elsewhere
+	}
+	return max(0, s.cells[v].tat.Load()-now)
+}
+
+// lookElsewhere makes room in the next shard after s that has an entry, or only looks if debit is
+// false, and returns 0; or how long there will not be any.
+func (d *debts[S]) lookElsewhere(s *shard[S], t time.Duration, debit bool) (wait int64) {
+	from := 0
+	for &d.shards[from] != s {
+		from++
+	}
+	for i := range d.shards {
+		s := &d.shards[(from+i)%len(d.shards)]
+		s.lock.Lock()
+		if s.len == 0 {
+			s.lock.Unlock()
+			continue
+		}
+		now := s.now(t)
+		v, next := s.least(s.cursor)
+		owes := s.cells[v].tat.Load() - now
+		if debit {
+			s.cursor = next
+			if owes <= 0 || d.onFull == DropLeast {
+				s.drop(v, owes)
+				d.used.Add(-1)
+			}
+		}
+		s.lock.Unlock()
+		if d.onFull == DropLeast {
+			return 0
+		}
+		return max(0, owes)
+	}
+	return 0 // all have been deleted meanwhile
+}
+
+// takeOverflow is take for all that have no place.
+func (d *debts[S]) takeOverflow(l *keyedLimit, t time.Duration, n int64, debit bool) Result {
+	s := &d.overflow
+	if lock := s.lock.TryRLock(); lock != nil {
+		if uint64(t-s.origin) <= uint64(s.horizon) {
+			r, _ := l.decide(&s.cells[0].tat, int64(t-s.origin)<<s.shift, n, debit)
+			lock.RUnlock()
+			return r
+		}
+		lock.RUnlock()
+	}
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	r, _ := l.decide(&s.cells[0].tat, s.now(t), n, debit)
+	return r
+}
+
+func (d *debts[S]) delete(h uint64, k S) bool {
+	s := &d.shards[h>>d.which]
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	i := s.find(h, k)
+	if i < 0 {
+		return false
 	}
 	s.remove(i)
+	d.used.Add(-1)
+	return true
 }
 
-// remove removes an entry, and moves those behind it that would not be found any more.
-func (s *shard[K]) remove(hole int) {
-	mask := len(s.cells) - 1
-	for i := (hole + 1) & mask; s.cells[i].hash != 0; i = (i + 1) & mask {
-		home := int(s.cells[i].hash) & mask
-		if (i-home)&mask < (i-hole)&mask {
-			continue // its way does not lead past the hole
+func (d *debts[S]) clear() {
+	for i := range d.shards {
+		s := &d.shards[i]
+		s.lock.Lock()
+		d.used.Add(-int64(s.len))
+		s.clear()
+		s.lock.Unlock()
+	}
+	if d.onFull == ShareOverflow {
+		d.overflow.lock.Lock()
+		d.overflow.cells[0].tat.Store(0)
+		d.overflow.lock.Unlock()
+	}
+}
+
+// all yields all keys that are in debt, and how much, with no lock held.
+func (d *debts[S]) all(yield func(k S, owes int64) bool) {
+	type debt struct {
+		k    S
+		owes int64
+	}
+	for i := range d.shards {
+		s := &d.shards[i]
+		s.lock.Lock()
+		now := s.now(time.Since(d.base))
+		var debts []debt
+		for j := range s.cells {
+			c := &s.cells[j]
+			if owes := c.tat.Load() - now; c.hash != 0 && owes > 0 {
+				debts = append(debts, debt{c.key, owes})
+			}
 		}
-		s.move(i, s, hole)
-		hole = i
-	}
-	var none K
-	s.put(hole, 0, none)
-	s.len--
-}
-
-// move copies entry i to place j of another table, or of the same.
-func (s *shard[K]) move(i int, to *shard[K], j int) {
-	to.cells[j].hash = s.cells[i].hash
-	to.cells[j].tat.Store(s.cells[i].tat.Load())
-	if s.keys != nil {
-		to.keys[j] = s.keys[i]
-	}
-}
-
-// grow makes a table in which there is room for one entry more, without those that owe nothing, and
-// returns how many those were.
-func (s *shard[K]) grow(now int64) (past int) {
-	old := shard[K]{cells: s.cells, keys: s.keys}
-	for i := range old.cells {
-		if c := &old.cells[i]; c.hash != 0 && c.tat.Load() <= now {
-			past++
-		}
-	}
-	s.len -= past
-	n := len(s.cells)
-	if s.len+1 > n/2 {
-		n *= 2
-	}
-	s.make(n)
-	for i := range old.cells {
-		if c := &old.cells[i]; c.hash != 0 && c.tat.Load() > now {
-			old.move(i, s, s.empty(c.hash))
+		s.lock.Unlock()
+		for _, d := range debts {
+			if !yield(d.k, d.owes) {
+				return
+			}
 		}
 	}
-	return past
 }
 
-func (s *shard[K]) clear() {
-	for i := range s.cells {
-		s.cells[i].hash = 0
+func (d *debts[S]) stats() KeyedStats {
+	var sum KeyedStats
+	for i := range d.shards {
+		s := &d.shards[i]
+		s.lock.Lock()
+		sum.Dropped += s.dropped
+		s.lock.Unlock()
+		sum.TurnedAway += s.turnedAway.Load()
 	}
-	clear(s.keys)
-	s.len = 0
+	return sum
 }

@@ -5,10 +5,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"math"
-	"math/bits"
-	"runtime"
 	"sync/atomic"
-	"time"
 
 	"github.com/sysblocks/sysblocks/internal/sharding"
 )
@@ -72,20 +69,11 @@ func (o OnFull) String() string {
 // be used.
 type Keyed[K comparable] struct {
 	seed   maphash.Seed
-	mask   uint64 // all ones; the tests clear bits of it to make hashes collide
-	base   time.Time
-	shift  uint8 // units, of this limit and all others
-	onFull OnFull
-	hashed bool
-	max    int64
-
-	limit  atomic.Pointer[keyedLimit]
-	shards []shard[K]
-	which  uint // a hash shifted by so much is its shard
-
-	_        [64]byte     // what follows is written by all who come with a new key
-	used     atomic.Int64 // entries in all shards, at most max
-	overflow shard[K]
+	mask   uint64                     // all ones; the tests clear bits of it to make hashes collide
+	shift  uint8                      // the units of limit, and of all others
+	limit  atomic.Pointer[keyedLimit] // of those who name none
+	stored *debts[K]                  // nil with HashKeys
+	hashed *debts[struct{}]           // with HashKeys
 }
 
 // A keyedLimit is a limit in units.
@@ -110,24 +98,12 @@ func NewKeyed[K comparable](l Limit, config KeyedConfig) (*Keyed[K], error) {
 	if err != nil {
 		return nil, err
 	}
-	procs := runtime.GOMAXPROCS(0)
-	n := sharding.Default(procs, config.MaxKeys, minPerShard, maxPerShard)
-	if config.Shards > 0 {
-		n = sharding.Asked(config.Shards, config.MaxKeys)
-	}
-	x := &Keyed[K]{
-		seed: maphash.MakeSeed(), mask: ^uint64(0), base: time.Now(), shift: r.shift, onFull: config.OnFull,
-		hashed: config.HashKeys, max: int64(config.MaxKeys), shards: make([]shard[K], n),
-		which: uint(64 - bits.Len(uint(n-1))),
-	}
+	x := &Keyed[K]{seed: maphash.MakeSeed(), mask: ^uint64(0), shift: r.shift}
 	x.limit.Store(&keyedLimit{r, l, l.constant()})
-	stripes := sharding.Stripes(procs, config.MaxKeys/n/minPerStripe)
-	for i := range x.shards {
-		x.shards[i].init(stripes, r.shift, !config.HashKeys)
-	}
-	if config.OnFull == ShareOverflow {
-		x.overflow.init(sharding.Stripes(procs, math.MaxInt), r.shift, false)
-		x.overflow.cells[0].hash = 1
+	if config.HashKeys {
+		x.hashed = newDebts[struct{}](config, r.shift)
+	} else {
+		x.stored = newDebts[K](config, r.shift)
 	}
 	return x, nil
 }
@@ -202,280 +178,65 @@ func (x *Keyed[K]) SetLimit(l Limit) error {
 }
 
 func (x *Keyed[K]) take(k K, l *keyedLimit, n int64, debit bool) Result {
-	if l.constant {
+	switch {
+	case l.constant:
 		return l.limit.always(n)
+	case x.hashed != nil:
+		return x.hashed.take(x.hash(k), struct{}{}, l, n, debit)
 	}
-	h := x.hash(k)
-	s := &x.shards[h>>x.which]
-	d := time.Since(x.base)
-	if lock := s.lock.TryRLock(); lock != nil {
-		if uint64(d-s.origin) <= uint64(s.horizon) {
-			now := int64(d-s.origin) << s.shift
-			if i := s.find(h, k); i >= 0 {
-				r, _ := l.decide(&s.cells[i].tat, now, n, debit)
-				lock.RUnlock()
-				return r
-			}
-			if !debit && (x.onFull == DropLeast || x.used.Load() < x.max) {
-				lock.RUnlock()
-				return l.untouched(now, n)
-			}
-		}
-		lock.RUnlock()
-	}
-	// What is not to be taken, or cannot be, gives an absent key no place.
-	return x.takeSlow(s, h, k, l, d, n, debit && n > 0 && n <= l.burst)
-}
-
-// takeSlow is take for who found no entry, or the lock taken.
-func (x *Keyed[K]) takeSlow(s *shard[K], h uint64, k K, l *keyedLimit, d time.Duration, n int64, debit bool) Result {
-	for {
-		s.lock.Lock()
-		now := s.now(d)
-		i, reuse := s.locate(h, k, now)
-		if i >= 0 {
-			r, _ := l.decide(&s.cells[i].tat, now, n, debit)
-			s.lock.Unlock()
-			return r
-		}
-		var wait int64 // until there is room
-		switch {
-		case !debit:
-			wait = x.waitForRoom(s, reuse, now)
-		case reuse >= 0:
-			i = reuse
-			s.put(i, h, k)
-		default:
-			i, wait = x.insert(s, h, k, now)
-		}
-		if i >= 0 {
-			// A bucket that was full.
-			tat := now + n*l.inc
-			s.cells[i].tat.Store(tat)
-			s.lock.Unlock()
-			return l.result(tat, now, n, 0)
-		}
-		s.lock.Unlock()
-		if wait == elsewhere {
-			wait = x.lookElsewhere(s, d, debit)
-			if debit && wait == 0 {
-				continue
-			}
-		}
-		if wait == 0 { // so it is only asked
-			return l.untouched(now, n)
-		}
-		if debit {
-			s.turnedAway.Add(1)
-		}
-		if x.onFull == ShareOverflow {
-			return x.takeOverflow(l, d, n, debit)
-		}
-		t := l.duration(wait)
-		r := Result{Limit: l.burst, RetryAfter: t, ResetAfter: t, NextToken: t}
-		switch {
-		case n == 0:
-			r.RetryAfter = 0
-		case n < 0 || n > l.burst:
-			r.RetryAfter = Never
-		}
-		return r
-	}
-}
-
-// untouched is what Peek says of a key that is not there.
-func (l *keyedLimit) untouched(now, n int64) Result {
-	var past atomic.Int64
-	r, _ := l.decide(&past, now, n, false)
-	return r
-}
-
-// elsewhere, in place of a wait, is that all entries are in other shards.
-const elsewhere = -1
-
-// insert makes room for k in s, which is locked, and puts it there. If there is none, i is negative and
-// wait is how long there will not be any, or elsewhere.
-func (x *Keyed[K]) insert(s *shard[K], h uint64, k K, now int64) (i int, wait int64) {
-	if !x.reserve() {
-		v, next := s.least(x.look(s, h))
-		if v < 0 {
-			return -1, elsewhere
-		}
-		s.cursor = next
-		owes := s.cells[v].tat.Load() - now
-		if owes > 0 && x.onFull != DropLeast {
-			return -1, owes
-		}
-		s.drop(v, owes)
-	} else if s.crowded() {
-		if v, _ := s.least(int(h)); s.cells[v].tat.Load() <= now {
-			s.drop(v, 0)
-			x.used.Add(-1)
-		} else {
-			x.used.Add(-int64(s.grow(now)))
-		}
-	}
-	i = s.empty(h)
-	s.put(i, h, k)
-	s.len++
-	return i, 0
-}
-
-// look returns where to look for room for a key with hash h. If one of those there must go, it may be
-// there where h has been looked for, which is in the CPU's cache; otherwise those who ask again are to
-// get to see all.
-func (x *Keyed[K]) look(s *shard[K], h uint64) int {
-	if x.onFull == DropLeast {
-		return int(h)
-	}
-	return s.cursor
-}
-
-// reserve counts one more entry, unless there are MaxKeys.
-func (x *Keyed[K]) reserve() bool {
-	for {
-		n := x.used.Load()
-		if n >= x.max {
-			return false
-		}
-		if x.used.CompareAndSwap(n, n+1) {
-			return true
-		}
-	}
-}
-
-// waitForRoom returns the wait that insert would, and changes nothing. With DropLeast there is none.
-func (x *Keyed[K]) waitForRoom(s *shard[K], reuse int, now int64) int64 {
-	if x.onFull == DropLeast || reuse >= 0 || x.used.Load() < x.max {
-		return 0
-	}
-	v, _ := s.least(s.cursor)
-	if v < 0 {
-		return elsewhere
-	}
-	return max(0, s.cells[v].tat.Load()-now)
-}
-
-// lookElsewhere makes room in the next shard after s that has an entry, or only looks if debit is
-// false, and returns 0; or how long there will not be any.
-func (x *Keyed[K]) lookElsewhere(s *shard[K], d time.Duration, debit bool) (wait int64) {
-	from := 0
-	for &x.shards[from] != s {
-		from++
-	}
-	for i := range x.shards {
-		s := &x.shards[(from+i)%len(x.shards)]
-		s.lock.Lock()
-		if s.len == 0 {
-			s.lock.Unlock()
-			continue
-		}
-		now := s.now(d)
-		v, next := s.least(s.cursor)
-		owes := s.cells[v].tat.Load() - now
-		if debit {
-			s.cursor = next
-			if owes <= 0 || x.onFull == DropLeast {
-				s.drop(v, owes)
-				x.used.Add(-1)
-			}
-		}
-		s.lock.Unlock()
-		if x.onFull == DropLeast {
-			return 0
-		}
-		return max(0, owes)
-	}
-	return 0 // all have been deleted meanwhile
-}
-
-// takeOverflow is take for all that have no place.
-func (x *Keyed[K]) takeOverflow(l *keyedLimit, d time.Duration, n int64, debit bool) Result {
-	s := &x.overflow
-	if lock := s.lock.TryRLock(); lock != nil {
-		if uint64(d-s.origin) <= uint64(s.horizon) {
-			r, _ := l.decide(&s.cells[0].tat, int64(d-s.origin)<<s.shift, n, debit)
-			lock.RUnlock()
-			return r
-		}
-		lock.RUnlock()
-	}
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	r, _ := l.decide(&s.cells[0].tat, s.now(d), n, debit)
-	return r
+	return x.stored.take(x.hash(k), k, l, n, debit)
 }
 
 // Delete forgets what k owes, and reports whether it was there.
 func (x *Keyed[K]) Delete(k K) bool {
-	h := x.hash(k)
-	s := &x.shards[h>>x.which]
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	i := s.find(h, k)
-	if i < 0 {
-		return false
+	if x.hashed != nil {
+		return x.hashed.delete(x.hash(k), struct{}{})
 	}
-	s.remove(i)
-	x.used.Add(-1)
-	return true
+	return x.stored.delete(x.hash(k), k)
 }
 
 // Clear forgets all keys, and keeps the memory for others. Complexity: O(MaxKeys).
 func (x *Keyed[K]) Clear() {
-	for i := range x.shards {
-		s := &x.shards[i]
-		s.lock.Lock()
-		x.used.Add(-int64(s.len))
-		s.clear()
-		s.lock.Unlock()
-	}
-	if x.onFull == ShareOverflow {
-		x.overflow.lock.Lock()
-		x.overflow.cells[0].tat.Store(0)
-		x.overflow.lock.Unlock()
+	if x.hashed != nil {
+		x.hashed.clear()
+	} else {
+		x.stored.clear()
 	}
 }
 
 // Len returns the number of keys that have an entry: at most MaxKeys, and at least as many as are in
 // debt. Those that are not any more are counted until another takes their place. Complexity: O(1).
-func (x *Keyed[K]) Len() int { return int(x.used.Load()) }
+func (x *Keyed[K]) Len() int {
+	if x.hashed != nil {
+		return int(x.hashed.used.Load())
+	}
+	return int(x.stored.used.Load())
+}
 
 // Cap returns MaxKeys.
-func (x *Keyed[K]) Cap() int { return int(x.max) }
+func (x *Keyed[K]) Cap() int {
+	if x.hashed != nil {
+		return int(x.hashed.max)
+	}
+	return int(x.stored.max)
+}
 
 // All returns the keys that are in debt, and what Peek(k, 0) says of them, in no order. It sees each
 // shard as it is at one moment; what is changed meanwhile may be seen or not. It panics if keys are
 // not stored (HashKeys).
 func (x *Keyed[K]) All() iter.Seq2[K, Result] {
-	if x.hashed {
+	if x.stored == nil {
 		panic("ratelimit: All of a Keyed with HashKeys, which stores no keys")
 	}
-	type debt struct {
-		k   K
-		tat int64
-	}
 	return func(yield func(K, Result) bool) {
-		for i := range x.shards {
-			s := &x.shards[i]
-			s.lock.Lock()
-			now := s.now(time.Since(x.base))
-			var debts []debt
-			for j := range s.cells {
-				if c := &s.cells[j]; c.hash != 0 && c.tat.Load() > now {
-					debts = append(debts, debt{s.keys[j], c.tat.Load()})
-				}
-			}
-			s.lock.Unlock()
+		for k, tat := range x.stored.all {
 			l := x.limit.Load()
-			for _, d := range debts {
-				r := l.limit.always(0)
-				if !l.constant {
-					r = l.result(d.tat, now, 0, 0)
-				}
-				if !yield(d.k, r) {
-					return
-				}
+			r := l.limit.always(0)
+			if !l.constant {
+				r = l.result(tat, 0, 0, 0)
+			}
+			if !yield(k, r) {
+				return
 			}
 		}
 	}
@@ -489,13 +250,8 @@ type KeyedStats struct {
 
 // Stats returns what has happened. If either number grows, MaxKeys is too small, or under attack.
 func (x *Keyed[K]) Stats() KeyedStats {
-	var sum KeyedStats
-	for i := range x.shards {
-		s := &x.shards[i]
-		s.lock.Lock()
-		sum.Dropped += s.dropped
-		s.lock.Unlock()
-		sum.TurnedAway += s.turnedAway.Load()
+	if x.hashed != nil {
+		return x.hashed.stats()
 	}
-	return sum
+	return x.stored.stats()
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -29,36 +30,47 @@ func newKeyed[K comparable](t testing.TB, l Limit, c KeyedConfig) *Keyed[K] {
 // check requires the invariants of x.
 func (x *Keyed[K]) check(t testing.TB) {
 	t.Helper()
+	if x.hashed != nil {
+		x.hashed.check(t, func(h uint64, _ struct{}) uint64 { return h })
+		return
+	}
+	x.stored.check(t, func(h uint64, k K) uint64 {
+		if k != k { // NaN
+			return h
+		}
+		return x.hash(k)
+	})
+}
+
+func (d *debts[S]) check(t testing.TB, hash func(uint64, S) uint64) {
+	t.Helper()
 	sum := 0
-	for i := range x.shards {
-		s := &x.shards[i]
+	for i := range d.shards {
+		s := &d.shards[i]
 		n, mask := 0, len(s.cells)-1
-		require.Equal(t, x.hashed, s.keys == nil)
 		for at := range s.cells {
-			h := s.cells[at].hash
+			h, k := s.cells[at].hash, s.cells[at].key
 			if h == 0 {
-				if !x.hashed {
-					var none K
-					require.Equal(t, none, s.keys[at], "nothing is kept alive")
-				}
+				var none S
+				require.Equal(t, none, k, "nothing is kept alive")
 				continue
 			}
 			n++
-			require.EqualValues(t, i, h>>x.which)
+			require.EqualValues(t, i, h>>d.which)
 			for j := int(h) & mask; j != at; j = (j + 1) & mask {
 				require.NotZero(t, s.cells[j].hash, "the way to %d from %d has a hole at %d", at, int(h)&mask, j)
 			}
-			if !x.hashed && s.keys[at] == s.keys[at] {
-				require.Equal(t, x.hash(s.keys[at]), h)
-				require.Equal(t, at, s.find(h, s.keys[at]), "twice")
+			require.Equal(t, hash(h, k), h)
+			if k == k {
+				require.Equal(t, at, s.find(h, k), "twice")
 			}
 		}
 		require.Equal(t, n, s.len)
 		require.LessOrEqual(t, n, len(s.cells)/4*3)
 		sum += n
 	}
-	require.Equal(t, sum, x.Len())
-	require.LessOrEqual(t, sum, x.Cap())
+	require.EqualValues(t, sum, d.used.Load())
+	require.LessOrEqual(t, sum, int(d.max))
 }
 
 func TestKeyedInvalid(t *testing.T) {
@@ -410,12 +422,12 @@ func TestKeyedStale(t *testing.T) {
 		x := newKeyed[string](t, Every(10*time.Second), KeyedConfig{MaxKeys: 1})
 		require.True(t, x.Allow("k"))
 		time.Sleep(5 * time.Second)
-		stale := time.Since(x.base)
+		stale := time.Since(x.stored.base)
 		time.Sleep(5 * time.Second)
 		require.True(t, x.Allow("other")) // in the place of k
 		require.True(t, x.Delete("other"))
 		h := x.hash("k")
-		require.True(t, x.takeSlow(&x.shards[0], h, "k", x.limit.Load(), stale, 1, true).OK())
+		require.True(t, x.stored.takeSlow(&x.stored.shards[0], h, "k", x.limit.Load(), stale, 1, true).OK())
 		require.Equal(t, 10*time.Second, x.Take("k", 1).RetryAfter, "as if it had read the clock later")
 	})
 }
@@ -430,7 +442,7 @@ func TestKeyedForget(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		// Hundred were in debt at a time.
-		require.LessOrEqual(t, len(x.shards[0].cells), 1024)
+		require.LessOrEqual(t, len(x.stored.shards[0].cells), 1024)
 		x.check(t)
 		for k := range 1000 {
 			require.True(t, x.Allow(k))
@@ -516,8 +528,8 @@ func TestKeyedMemory(t *testing.T) {
 		require.True(t, x.Allow(k))
 		if k%1000 == 999 && k > most/10 {
 			bytes := 0
-			for i := range x.shards {
-				bytes += len(x.shards[i].cells) * 16
+			for i := range x.hashed.shards {
+				bytes += len(x.hashed.shards[i].cells) * int(unsafe.Sizeof(x.hashed.shards[i].cells[0]))
 			}
 			require.LessOrEqual(t, float64(bytes)/float64(k), 48.0, "%d keys", k)
 		}
