@@ -137,7 +137,10 @@ const elsewhere = -1
 // insert makes room for k in s, which is locked, and puts it there. If there is none, i is negative and
 // wait is how long there will not be any, or elsewhere.
 func (d *debts[S]) insert(s *shard[S], h uint64, k S, now int64) (i int, wait int64) {
-	if !d.reserve() {
+	switch crowded := s.crowded(); {
+	case crowded && s.dropPast(h, now):
+		// One goes, one comes: d.used, which all shards write to, stays.
+	case !d.reserve():
 		v, next := s.least(d.look(s, h))
 		if v < 0 {
 			return -1, elsewhere
@@ -148,13 +151,8 @@ func (d *debts[S]) insert(s *shard[S], h uint64, k S, now int64) (i int, wait in
 			return -1, owes
 		}
 		s.drop(v, owes)
-	} else if s.crowded() {
-		if v, _ := s.least(int(h)); s.cells[v].tat.Load() <= now {
-			s.drop(v, 0)
-			d.used.Add(-1)
-		} else {
-			d.used.Add(-int64(s.grow(now)))
-		}
+	case crowded:
+		d.used.Add(-int64(s.grow(now)))
 	}
 	i = s.empty(h)
 	s.put(i, h, k)
@@ -167,7 +165,7 @@ func (d *debts[S]) insert(s *shard[S], h uint64, k S, now int64) (i int, wait in
 // get to see all.
 func (d *debts[S]) look(s *shard[S], h uint64) int {
 	if d.onFull == DropLeast {
-		return int(h)
+		return s.home(h)
 	}
 	return s.cursor
 }

@@ -23,7 +23,7 @@
 //	                an edge
 //	Concurrency     n at the same time                 those who      what is scarce is not calls,
 //	                                                   wait           but places
-//	Keyed           what a Bucket does, for each       21 to 43       there is a limit for each client,
+//	Keyed           what a Bucket does, for each       21 to 32       there is a limit for each client,
 //	                of up to MaxKeys keys              bytes a key    tenant or address
 //
 // A limit of several processes together is package dist, over Redis package redislimit; package

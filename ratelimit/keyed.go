@@ -15,16 +15,16 @@ type KeyedConfig struct {
 	_ struct{}
 
 	// MaxKeys is the number of keys that there is room for, from 1 to 2^31-1. Required. Memory is taken as
-	// it is needed; with HashKeys it is between 21 and 43 bytes for each key, without it comes to as
-	// much, and the size of K, twice.
+	// it is needed; with HashKeys it is 21 to 32 bytes for each key, in tables that are 1/2 to 3/4 full;
+	// without, the size of K comes to the 16 bytes of an entry.
 	MaxKeys int
 	// OnFull says what happens to a new key when MaxKeys others are in debt. The zero value is DropLeast.
 	OnFull OnFull
 	// Shards is the number of parts with a lock of their own, among which keys are divided by hash; it
 	// is rounded up to a power of two, at most MaxKeys. 0: as many as the CPUs can use.
 	Shards int
-	// HashKeys stores 64-bit hashes in place of keys, with a random seed. That takes no more than 43 bytes a
-	// key, whatever K is, and nothing of what keys point to is kept alive. In return All is not
+	// HashKeys stores 64-bit hashes in place of keys, with a random seed. That takes 32 bytes a key at most,
+	// whatever K is, and nothing of what keys point to is kept alive. In return All is not
 	// there, and two keys that have the same hash share their tokens: among a million keys there are two
 	// with a probability of 1 in 37 million.
 	HashKeys bool
@@ -62,7 +62,7 @@ func (o OnFull) String() string {
 //
 // There is nothing to sweep, and nothing to close: a key that has all its tokens is no different from
 // one that has never been seen, and its place is for the next one that needs it. No call allocates,
-// new keys included, but for tables that double as keys become more, until there are MaxKeys.
+// new keys included, but for tables that grow as keys become more, until there are MaxKeys.
 //
 // A Keyed is safe for concurrent use by multiple goroutines, and linearizable for each key. As long as
 // there is room, what it allows for each key is exactly what a Bucket would. The zero value cannot

@@ -95,6 +95,73 @@ func FuzzRate(f *testing.F) {
 	})
 }
 
+// FuzzConstructors checks that limiters of all kinds either refuse a limit, or keep it at the first
+// moment: what is allowed then is at most the burst.
+func FuzzConstructors(f *testing.F) {
+	for _, l := range limits {
+		f.Add(l.Count, int64(l.Per), l.Burst, int64(1))
+	}
+	for _, n := range []int64{1, 2, maxTau - 1, maxTau, maxTau + 1, maxNow, math.MaxInt64} {
+		f.Add(int64(1), n, int64(1), n)
+		f.Add(n, int64(time.Hour), n, n)
+		f.Add(int64(1), int64(1), n, n)
+	}
+	f.Fuzz(func(t *testing.T, count, per, burst, n int64) {
+		synctest.Test(t, func(t *testing.T) {
+			l := Limit{Count: count, Per: time.Duration(per), Burst: burst}
+			check := func(x Limiter, err error) {
+				if err != nil {
+					require.ErrorIs(t, err, ErrLimit)
+					return
+				}
+				most := x.Peek(0).Limit
+				if most > 1<<20 {
+					return // a SlidingLog would take its time
+				}
+				peek, r := x.Peek(n), x.Take(n)
+				require.Equal(t, 0 <= n && n <= most, r.OK())
+				require.Equal(t, peek.OK(), r.OK())
+				require.Equal(t, n > most || n < 0, r.RetryAfter == Never)
+				if r.OK() {
+					require.Equal(t, most-n, r.Remaining)
+					require.Equal(t, n == 0, x.Take(most).OK())
+				}
+				require.GreaterOrEqual(t, x.Peek(1).RetryAfter, time.Duration(0))
+			}
+			if l != Unlimited && l != None {
+				b, err := NewBucket(l)
+				check(b, err)
+				m, err := All(l, l)
+				check(m, err)
+				w, err := NewFixedWindow(l)
+				check(w, err)
+				s, err := NewSlidingLog(l)
+				check(s, err)
+				c, err := NewSlidingCounter(l)
+				check(c, err)
+				k, err := NewKeyed[int](l, KeyedConfig{MaxKeys: 1})
+				check(keyedLimiter{k}, err)
+			}
+			x := newKeyed[int](t, PerSecond(1), KeyedConfig{MaxKeys: 1})
+			r, err := x.TakeLimit(1, l, n)
+			if err != nil {
+				require.ErrorIs(t, err, ErrLimit)
+			} else if l != Unlimited && l != None {
+				require.Equal(t, 0 <= n && n <= l.burst(), r.OK())
+			}
+			if _, err := NewPacer(l, n, burst); err != nil {
+				require.ErrorContains(t, err, "ratelimit: ")
+			}
+		})
+	})
+}
+
+// A keyedLimiter is one key of a Keyed.
+type keyedLimiter struct{ k *Keyed[int] }
+
+func (x keyedLimiter) Take(n int64) Result { return x.k.Take(0, n) }
+func (x keyedLimiter) Peek(n int64) Result { return x.k.Peek(0, n) }
+
 func TestUnlimitedAndNone(t *testing.T) {
 	b := newBucket(t, Unlimited)
 	for range 100 {

@@ -1,14 +1,15 @@
 package ratelimit
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 
 	"github.com/sysblocks/sysblocks/internal/readlock"
 )
 
-// A shard is a part of debts: a hash table with open addressing and
-// linear probing (Knuth, vol. 3, section 6.4, algorithm L, with deletion by moving back, algorithm R).
+// A shard is a part of debts: a hash table with open addressing and linear probing (Knuth, vol. 3,
+// section 6.4, algorithm L, with deletion by moving back, algorithm R).
 //
 // An entry whose tat is past says the same as none. So it may be overwritten by any key that comes by
 // it on its way, and nobody needs to look for such entries: only when the table would have to grow, or
@@ -16,10 +17,12 @@ import (
 //
 // Who has the lock for reading changes a tat, atomically; who has it for writing, everything.
 //
-// Invariants: all cells between the home of an entry and its place are in use; len of them are; at
-// most 3/4 of cells. A tat that was in the table when an entry was dropped for being past is at most
-// latest, and now is never less than that: for a call that has read the clock before another that
-// dropped the entry, it is as past, though by its own time the key would still be in debt.
+// Invariants: all cells from the home of an entry to its place are in use. In all, len are: at most 3/4
+// of cells, of which there are 2^n or 3·2^n.
+//
+// A tat that was dropped for being past is at most latest, and now never returns less. So a call that has
+// read the clock before another that dropped the entry finds it as past as that one did; by its
+// own, earlier time it would start a new one too early.
 type shard[S comparable] struct {
 	lock    readlock.Lock[S]
 	origin  time.Duration // since the base of the Keyed: 0 of tat
@@ -28,8 +31,8 @@ type shard[S comparable] struct {
 	cells   []cell[S]
 	len     int
 
-	cursor     int // where to look for room next, unless there is always some
-	latest     int64
+	cursor     int   // where to look for room next, unless there is always some
+	latest     int64 // the latest time at which anybody has had the lock for writing
 	dropped    uint64
 	turnedAway atomic.Uint64
 	_          [64]byte // the next shard is written to by others
@@ -74,15 +77,42 @@ func (s *shard[S]) now(d time.Duration) int64 {
 	return s.latest
 }
 
+// home returns the cell in which an entry with hash h is, unless that was in use.
+func (s *shard[S]) home(h uint64) int {
+	// The lower half of h, as a fraction of 2^32, of the cells: D. Lemire, "Fast random integer generation
+	// in an interval" (2019). The number of cells need not be a power of two.
+	return int(h & math.MaxUint32 * uint64(len(s.cells)) >> 32)
+}
+
+// after returns the cell after i.
+func (s *shard[S]) after(i int) int {
+	if i++; i < len(s.cells) {
+		return i
+	}
+	return 0
+}
+
+// distance returns how many cells it is from one to another.
+func (s *shard[S]) distance(from, to int) int {
+	if d := to - from; d >= 0 {
+		return d
+	}
+	return to - from + len(s.cells)
+}
+
 // find returns where k is, or a negative number.
 func (s *shard[S]) find(h uint64, k S) int {
 	cells := s.cells
-	mask := uint(len(cells) - 1)
-	for i := uint(h) & mask; i < uint(len(cells)); i = (i + 1) & mask {
-		if c := &cells[i]; c.hash == h && c.key == k {
-			return int(i)
-		} else if c.hash == 0 {
+	for i := s.home(h); uint(i) < uint(len(cells)); {
+		c := &cells[i]
+		if c.hash == h && c.key == k {
+			return i
+		}
+		if c.hash == 0 {
 			break
+		}
+		if i++; i == len(cells) {
+			i = 0
 		}
 	}
 	return -1
@@ -91,9 +121,8 @@ func (s *shard[S]) find(h uint64, k S) int {
 // locate returns where k is, or a negative number and the first entry on its way that may be
 // overwritten, if there is one.
 func (s *shard[S]) locate(h uint64, k S, now int64) (i, reuse int) {
-	mask := len(s.cells) - 1
 	reuse = -1
-	for i := int(h) & mask; s.cells[i].hash != 0; i = (i + 1) & mask {
+	for i := s.home(h); s.cells[i].hash != 0; i = s.after(i) {
 		c := &s.cells[i]
 		if c.hash == h && c.key == k {
 			return i, -1
@@ -107,10 +136,9 @@ func (s *shard[S]) locate(h uint64, k S, now int64) (i, reuse int) {
 
 // empty returns the first cell that is not in use on the way of h.
 func (s *shard[S]) empty(h uint64) int {
-	mask := len(s.cells) - 1
-	i := int(h) & mask
+	i := s.home(h)
 	for s.cells[i].hash != 0 {
-		i = (i + 1) & mask
+		i = s.after(i)
 	}
 	return i
 }
@@ -128,9 +156,7 @@ func (s *shard[S]) least(i int) (v, next int) {
 	if s.len == 0 {
 		return v, i
 	}
-	mask := len(s.cells) - 1
 	seen := 0
-	i &= mask
 	for range s.cells {
 		if c := &s.cells[i]; c.hash != 0 {
 			if v < 0 || c.tat.Load() < s.cells[v].tat.Load() {
@@ -138,12 +164,22 @@ func (s *shard[S]) least(i int) (v, next int) {
 			}
 			seen++
 		}
-		i = (i + 1) & mask
+		i = s.after(i)
 		if seen == sample {
 			break
 		}
 	}
 	return v, i
+}
+
+// dropPast removes an entry that owes nothing, if there is one near the home of h.
+func (s *shard[S]) dropPast(h uint64, now int64) bool {
+	v, _ := s.least(s.home(h))
+	if v < 0 || s.cells[v].tat.Load() > now {
+		return false
+	}
+	s.remove(v)
+	return true
 }
 
 // drop removes an entry that owes so much.
@@ -156,10 +192,8 @@ func (s *shard[S]) drop(i int, owes int64) {
 
 // remove removes an entry, and moves those behind it that would not be found any more.
 func (s *shard[S]) remove(hole int) {
-	mask := len(s.cells) - 1
-	for i := (hole + 1) & mask; s.cells[i].hash != 0; i = (i + 1) & mask {
-		home := int(s.cells[i].hash) & mask
-		if (i-home)&mask < (i-hole)&mask {
+	for i := s.after(hole); s.cells[i].hash != 0; i = s.after(i) {
+		if s.distance(s.home(s.cells[i].hash), i) < s.distance(hole, i) {
 			continue // its way does not lead past the hole
 		}
 		s.move(&s.cells[i], hole)
@@ -188,8 +222,13 @@ func (s *shard[S]) grow(now int64) (past int) {
 	s.len -= past
 	n := len(old)
 	if s.len+1 > n/2 {
-		n *= 2
+		if n&(n-1) == 0 {
+			n += n / 2
+		} else {
+			n += n / 3 // the next power of two
+		}
 	}
+	s.cursor = 0
 	s.cells = make([]cell[S], n)
 	for i := range old {
 		if c := &old[i]; c.hash != 0 && c.tat.Load() > now {

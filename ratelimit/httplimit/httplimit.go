@@ -30,7 +30,7 @@ func (x keyed) Take(_ context.Context, key string, n int64) ratelimit.Result { r
 func (x keyed) Peek(_ context.Context, key string, n int64) ratelimit.Result { return x.k.Peek(key, n) }
 
 // DefaultMaxKeys is for how many keys in debt there is room if Policy.Limiter is nil. If all
-// are used, 45 MB are.
+// are used, 34 MB are.
 const DefaultMaxKeys = 1 << 20
 
 // A Policy is one limit of requests.
