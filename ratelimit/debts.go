@@ -24,12 +24,9 @@ type debts[S comparable] struct {
 	overflow shard[S]     // has one entry, in the first cell; with ShareOverflow
 }
 
-func newDebts[S comparable](config KeyedConfig, shift uint8) *debts[S] {
+// newDebts returns debts in n shards, a power of two.
+func newDebts[S comparable](config KeyedConfig, shift uint8, n int) *debts[S] {
 	procs := runtime.GOMAXPROCS(0)
-	n := sharding.Default(procs, config.MaxKeys, minPerShard, maxPerShard)
-	if config.Shards > 0 {
-		n = sharding.Asked(config.Shards, config.MaxKeys)
-	}
 	d := &debts[S]{
 		base: time.Now(), onFull: config.OnFull, max: int64(config.MaxKeys),
 		shards: make([]shard[S], n), which: uint(64 - bits.Len(uint(n-1))),
@@ -93,6 +90,7 @@ func (d *debts[S]) takeSlow(s *shard[S], h uint64, k S, l *keyedLimit, t time.Du
 			// A bucket that was full.
 			tat := now + n*l.inc
 			s.cells[i].tat.Store(tat)
+			s.soonest = min(s.soonest, tat)
 			s.lock.Unlock()
 			return l.result(tat, now, n, 0)
 		}
@@ -137,22 +135,25 @@ const elsewhere = -1
 // insert makes room for k in s, which is locked, and puts it there. If there is none, i is negative and
 // wait is how long there will not be any, or elsewhere.
 func (d *debts[S]) insert(s *shard[S], h uint64, k S, now int64) (i int, wait int64) {
-	switch crowded := s.crowded(); {
-	case crowded && s.dropPast(h, now):
-		// One goes, one comes: d.used, which all shards write to, stays.
-	case !d.reserve():
-		v, next := s.least(d.look(s, h))
-		if v < 0 {
+	crowded := s.crowded()
+	if crowded || !d.reserve() {
+		freed, least := d.sweep(s, now)
+		switch {
+		case freed > 0:
+			// One goes, one comes: then d.used, which all shards write to, stays.
+			if freed > 1 {
+				d.used.Add(1 - freed)
+			}
+		case crowded && d.reserve():
+			d.used.Add(-int64(s.grow(now)))
+		case least < 0:
 			return -1, elsewhere
+		case d.onFull != DropLeast:
+			return -1, s.soonest - now
+		default:
+			s.remove(least)
+			s.dropped++
 		}
-		s.cursor = next
-		owes := s.cells[v].tat.Load() - now
-		if owes > 0 && d.onFull != DropLeast {
-			return -1, owes
-		}
-		s.drop(v, owes)
-	case crowded:
-		d.used.Add(-int64(s.grow(now)))
 	}
 	i = s.empty(h)
 	s.put(i, h, k)
@@ -160,14 +161,17 @@ func (d *debts[S]) insert(s *shard[S], h uint64, k S, now int64) (i int, wait in
 	return i, 0
 }
 
-// look returns where to look for room for a key with hash h. If one of those there must go, it may be
-// there where h has been looked for, which is in the CPU's cache; otherwise those who ask again are to
-// get to see all.
-func (d *debts[S]) look(s *shard[S], h uint64) int {
-	if d.onFull == DropLeast {
-		return s.home(h)
+// sweep looks for entries in s that owe nothing: at some of them, or, if new keys would have to be
+// refused, at all, but no more than once for each that ends owing. So those are refused only if all
+// in the shard are in debt, and RetryAfter is when the first is not.
+func (d *debts[S]) sweep(s *shard[S], now int64) (freed int64, least int) {
+	freed, least = s.sweep(now, sample)
+	if freed == 0 && d.onFull != DropLeast && least >= 0 && now >= s.soonest {
+		if freed, least = s.sweep(now, s.len); freed == 0 {
+			s.soonest = s.cells[least].tat.Load()
+		}
 	}
-	return s.cursor
+	return freed, least
 }
 
 // reserve counts one more entry, unless there are MaxKeys.
@@ -185,14 +189,17 @@ func (d *debts[S]) reserve() bool {
 
 // waitForRoom returns the wait that insert would, and changes nothing. With DropLeast there is none.
 func (d *debts[S]) waitForRoom(s *shard[S], reuse int, now int64) int64 {
-	if d.onFull == DropLeast || reuse >= 0 || d.used.Load() < d.max {
+	switch {
+	case d.onFull == DropLeast || reuse >= 0 || d.used.Load() < d.max:
 		return 0
-	}
-	v, _ := s.least(s.cursor)
-	if v < 0 {
+	case s.len == 0:
 		return elsewhere
+	case s.look(now, sample) <= now:
+		return 0
+	case now < s.soonest:
+		return s.soonest - now
 	}
-	return max(0, s.cells[v].tat.Load()-now)
+	return max(0, s.look(now, s.len)-now)
 }
 
 // lookElsewhere makes room in the next shard after s that has an entry, or only looks if debit is
@@ -202,7 +209,7 @@ func (d *debts[S]) lookElsewhere(s *shard[S], t time.Duration, debit bool) (wait
 	for &d.shards[from] != s {
 		from++
 	}
-	for i := range d.shards {
+	for i := 1; i < len(d.shards); i++ {
 		s := &d.shards[(from+i)%len(d.shards)]
 		s.lock.Lock()
 		if s.len == 0 {
@@ -210,20 +217,24 @@ func (d *debts[S]) lookElsewhere(s *shard[S], t time.Duration, debit bool) (wait
 			continue
 		}
 		now := s.now(t)
-		v, next := s.least(s.cursor)
-		owes := s.cells[v].tat.Load() - now
-		if debit {
-			s.cursor = next
-			if owes <= 0 || d.onFull == DropLeast {
-				s.drop(v, owes)
-				d.used.Add(-1)
-			}
+		if !debit {
+			wait = d.waitForRoom(s, -1, now)
+			s.lock.Unlock()
+			return wait
 		}
+		freed, least := d.sweep(s, now)
+		switch {
+		case freed > 0:
+		case d.onFull == DropLeast:
+			s.remove(least)
+			s.dropped++
+			freed = 1
+		default:
+			wait = s.soonest - now
+		}
+		d.used.Add(-freed)
 		s.lock.Unlock()
-		if d.onFull == DropLeast {
-			return 0
-		}
-		return max(0, owes)
+		return wait
 	}
 	return 0 // all have been deleted meanwhile
 }

@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"math"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/sysblocks/sysblocks/internal/sharding"
@@ -16,12 +17,17 @@ type KeyedConfig struct {
 
 	// MaxKeys is the number of keys that there is room for, from 1 to 2^31-1. Required. Memory is taken as
 	// it is needed; with HashKeys it is 21 to 32 bytes for each key, in tables that are 1/2 to 3/4 full;
-	// without, the size of K comes to the 16 bytes of an entry.
+	// without, the size of K comes to the 16 bytes of an entry. Besides, shards take about half a byte for
+	// each of MaxKeys from the beginning, with eight CPUs.
 	MaxKeys int
-	// OnFull says what happens to a new key when MaxKeys others are in debt. The zero value is DropLeast.
+	// OnFull says what happens to a new key when there are MaxKeys others, and none of those of its shard
+	// that are looked at has ended to be in debt: 16 with DropLeast, all with the others. The zero
+	// value is DropLeast.
 	OnFull OnFull
 	// Shards is the number of parts with a lock of their own, among which keys are divided by hash; it
-	// is rounded up to a power of two, at most MaxKeys. 0: as many as the CPUs can use.
+	// is rounded up to a power of two, but no more than one for each 64 of MaxKeys. 0: as many as the
+	// CPUs can use. All, Clear, and now and then a call that finds a shard full, lock one shard for as
+	// long as it takes to go through it.
 	Shards int
 	// HashKeys stores 64-bit hashes in place of keys, with a random seed. That takes 32 bytes a key at most,
 	// whatever K is, and nothing of what keys point to is kept alive. In return All is not
@@ -34,12 +40,13 @@ type KeyedConfig struct {
 type OnFull uint8
 
 const (
-	// DropLeast forgets, of some keys, the one that is nearest to having all its tokens: so that key gets
-	// back what it would have got a little later anyway. Those who send many requests under one key are
-	// not forgotten because somebody sends one request under each of many.
+	// DropLeast forgets, of some keys, the one that is nearest to having all its tokens: that key gets
+	// them back early. With a Burst of 2 or more, those who have used up all are not forgotten because
+	// somebody sends one request under each of many keys; with a Burst of 1 nothing tells them
+	// apart, and the oldest is forgotten first.
 	DropLeast OnFull = iota
-	// RefuseNew refuses what is asked for new keys. RetryAfter is then when the first place is free, of
-	// those that were looked at.
+	// RefuseNew refuses what is asked for new keys. RetryAfter, NextToken and ResetAfter are then the
+	// time until the first place is free in the shard of the key.
 	RefuseNew
 	// ShareOverflow lets all new keys share one bucket of the same limit.
 	ShareOverflow
@@ -62,11 +69,11 @@ func (o OnFull) String() string {
 //
 // There is nothing to sweep, and nothing to close: a key that has all its tokens is no different from
 // one that has never been seen, and its place is for the next one that needs it. No call allocates,
-// new keys included, but for tables that grow as keys become more, until there are MaxKeys.
+// new keys included, but one that finds the table of a shard too full of keys in debt.
 //
 // A Keyed is safe for concurrent use by multiple goroutines, and linearizable for each key. As long as
-// there is room, what it allows for each key is exactly what a Bucket would. The zero value cannot
-// be used.
+// none is dropped or turned away (see Stats), what it allows for each key is exactly what a Bucket would.
+// The zero value cannot be used.
 type Keyed[K comparable] struct {
 	seed   maphash.Seed
 	mask   uint64                     // all ones; the tests clear bits of it to make hashes collide
@@ -100,10 +107,14 @@ func NewKeyed[K comparable](l Limit, config KeyedConfig) (*Keyed[K], error) {
 	}
 	x := &Keyed[K]{seed: maphash.MakeSeed(), mask: ^uint64(0), shift: r.shift}
 	x.limit.Store(&keyedLimit{r, l, l.constant()})
+	n := sharding.Default(runtime.GOMAXPROCS(0), config.MaxKeys, minPerShard, maxPerShard)
+	if config.Shards > 0 {
+		n = min(sharding.Asked(config.Shards, config.MaxKeys), sharding.FloorPow2(max(1, config.MaxKeys/minAsked)))
+	}
 	if config.HashKeys {
-		x.hashed = newDebts[struct{}](config, r.shift)
+		x.hashed = newDebts[struct{}](config, r.shift, n)
 	} else {
-		x.stored = newDebts[K](config, r.shift)
+		x.stored = newDebts[K](config, r.shift, n)
 	}
 	return x, nil
 }
@@ -132,15 +143,16 @@ func (x *Keyed[K]) hash(k K) uint64 {
 func (x *Keyed[K]) Allow(k K) bool { return x.take(k, x.limit.Load(), 1, true).OK() }
 
 // Take takes n tokens of k, if there are as many; otherwise none. It panics, as a map does, if K is or
-// holds an interface and what is in it cannot be compared. Complexity: O(1) on average.
+// holds an interface and what is in it cannot be compared, unless the limit is Unlimited or None. Complexity: O(1) on average.
 func (x *Keyed[K]) Take(k K, n int64) Result { return x.take(k, x.limit.Load(), n, true) }
 
 // Peek reports whether Take would take n tokens of k, or when; the rest is as it is now.
 func (x *Keyed[K]) Peek(k K, n int64) Result { return x.take(k, x.limit.Load(), n, false) }
 
 // TakeLimit is Take with another limit: of the tenant's plan, of the kind of request. It returns an
-// error that wraps ErrLimit if the limit is not valid, or needs other units than that of NewKeyed:
-// nanoseconds, unless that one is faster than ten million a second.
+// error that wraps ErrLimit if the limit is not valid, or cannot be counted in the units of that of
+// NewKeyed: nanoseconds, which express up to ten million a second within 1 %, and some rates beyond
+// exactly; if that one needs finer units, slow limits with a large burst are too long for them.
 //
 // What a key owes is time, until it has all its tokens, whichever limit it was taken by. So if limits
 // take turns, what is allowed by each keeps to it, and what is taken by one is missing from the
@@ -248,7 +260,8 @@ type KeyedStats struct {
 	TurnedAway uint64 // calls that RefuseNew refused, or ShareOverflow put in the shared bucket, for lack of room
 }
 
-// Stats returns what has happened. If either number grows, MaxKeys is too small, or under attack.
+// Stats returns what has happened. If either number grows, MaxKeys is too small, or under attack: with
+// DropLeast it begins to when about two thirds of MaxKeys are in debt.
 func (x *Keyed[K]) Stats() KeyedStats {
 	if x.hashed != nil {
 		return x.hashed.stats()

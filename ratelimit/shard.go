@@ -31,7 +31,8 @@ type shard[S comparable] struct {
 	cells   []cell[S]
 	len     int
 
-	cursor     int   // where to look for room next, unless there is always some
+	cursor     int   // where to look for room next
+	soonest    int64 // no tat is earlier; for those who refuse
 	latest     int64 // the latest time at which anybody has had the lock for writing
 	dropped    uint64
 	turnedAway atomic.Uint64
@@ -47,12 +48,13 @@ type cell[S comparable] struct {
 
 const (
 	minPerShard  = 256  // keys at the least that a shard is made for
-	maxPerShard  = 8192 // at most, so that nobody waits long for a table that grows
+	maxPerShard  = 8192 // as long as there may be more shards, so that nobody waits long for a table that grows
+	minAsked     = 64   // at the least, whatever is asked for: those of a shard are what is dropped from
 	minPerStripe = 64
 
 	minCells = 8
-	// sample is how many entries least looks at.
-	sample = 8
+	// sample is how many entries are looked at to make room.
+	sample = 16
 )
 
 func (s *shard[S]) init(stripes int, shift uint8) {
@@ -65,7 +67,7 @@ func (s *shard[S]) init(stripes int, shift uint8) {
 // latest from then on.
 func (s *shard[S]) now(d time.Duration) int64 {
 	if d-s.origin > s.horizon {
-		s.latest = 0
+		s.latest, s.soonest = 0, 0
 		for i := range s.cells {
 			if c := &s.cells[i]; c.hash != 0 {
 				c.tat.Store(aheadAt(c.tat.Load(), d-s.origin, s.shift))
@@ -149,45 +151,47 @@ func (s *shard[S]) put(i int, h uint64, k S) { s.cells[i].hash, s.cells[i].key =
 // crowded reports whether one entry more would be too many.
 func (s *shard[S]) crowded() bool { return s.len+1 > len(s.cells)/4*3 }
 
-// least looks at some entries from cell i on, and returns the one with the least tat; a negative number
-// if there is none at all. It also returns the cell behind them.
-func (s *shard[S]) least(i int) (v, next int) {
-	v = -1
-	if s.len == 0 {
-		return v, i
-	}
-	seen := 0
-	for range s.cells {
-		if c := &s.cells[i]; c.hash != 0 {
-			if v < 0 || c.tat.Load() < s.cells[v].tat.Load() {
-				v = i
+// sweep removes those of the next entries that owe nothing, and returns how many those were; if there were
+// none, least is the one of them that owes least, or negative if there are no entries at all.
+func (s *shard[S]) sweep(now int64, most int) (freed int64, least int) {
+	i, left := s.cursor%len(s.cells), min(most, s.len)
+	least = -1
+	for left > 0 {
+		c := &s.cells[i]
+		switch {
+		case c.hash == 0:
+			i = s.after(i)
+			continue
+		case c.tat.Load() <= now:
+			s.remove(i) // and another may be there now
+			freed++
+		default:
+			if least < 0 || c.tat.Load() < s.cells[least].tat.Load() {
+				least = i
 			}
-			seen++
+			i = s.after(i)
+		}
+		left--
+	}
+	s.cursor = i
+	return freed, least
+}
+
+// look returns the least tat of those that sweep would look at; now if there is none.
+func (s *shard[S]) look(now int64, most int) int64 {
+	least := int64(math.MaxInt64)
+	i, left := s.cursor%len(s.cells), min(most, s.len)
+	for left > 0 {
+		if c := &s.cells[i]; c.hash != 0 {
+			least = min(least, c.tat.Load())
+			left--
 		}
 		i = s.after(i)
-		if seen == sample {
-			break
-		}
 	}
-	return v, i
-}
-
-// dropPast removes an entry that owes nothing, if there is one near the home of h.
-func (s *shard[S]) dropPast(h uint64, now int64) bool {
-	v, _ := s.least(s.home(h))
-	if v < 0 || s.cells[v].tat.Load() > now {
-		return false
+	if s.len == 0 {
+		return now
 	}
-	s.remove(v)
-	return true
-}
-
-// drop removes an entry that owes so much.
-func (s *shard[S]) drop(i int, owes int64) {
-	if owes > 0 {
-		s.dropped++
-	}
-	s.remove(i)
+	return least
 }
 
 // remove removes an entry, and moves those behind it that would not be found any more.
