@@ -64,6 +64,12 @@ func (l *Limiter) ask(ctx context.Context, key string, n int64, peek bool, now i
 		select {
 		case <-c.done: // at the same time
 		default:
+			// If it does not come back, somebody must notice.
+			context.AfterFunc(c.ctx, func() {
+				if c.settled.CompareAndSwap(false, true) {
+					l.count(c, context.DeadlineExceeded)
+				}
+			})
 			return Reply{}, false
 		}
 	}

@@ -75,7 +75,8 @@ type Config struct {
 	MaxInFlight int
 
 	// Failures is how many calls in a row fail until the breaker opens: then nobody waits for the backend,
-	// but one caller in each Cooldown, who finds out whether it is back. 0 is 5.
+	// but one caller in each Cooldown, who finds out whether it is back. It does not matter for which keys
+	// they fail. 0 is 5.
 	Failures int
 
 	// Cooldown is the time between two such callers. 0 is one second.
@@ -319,7 +320,7 @@ func (l *Limiter) Delete(ctx context.Context, key string) error {
 	if err := l.withoutAnswer(ctx, func(ctx context.Context) error { return d.Delete(ctx, l.name, key) }); err != nil {
 		return fmt.Errorf("dist: deleting: %w", err)
 	}
-	l.local.forget(key)
+	l.local.forget(key, l.now().mono)
 	return nil
 }
 

@@ -1,6 +1,8 @@
 package dist
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"hash/maphash"
 	"math"
 	"slices"
@@ -117,6 +119,7 @@ type part struct {
 	mu     sync.Mutex
 	book   book[string]
 	denied uint64
+	forgot int64 // when a key was last forgotten: what was sent before is not learnt, of any key
 	_      [64]byte
 }
 
@@ -131,8 +134,21 @@ func newLocal(cells, shares []cell, keys int) *local {
 	}
 	for i := range l.parts {
 		l.parts[i].book.most = keys / len(l.parts)
+		l.parts[i].forgot = math.MinInt64
 	}
 	return l
+}
+
+// maxKey is the length above which keys are hashed, so that they do not take more memory than MaxKeys says.
+const maxKey = 64
+
+// short returns key, or a name for it if it is long, which is too long to be that of another.
+func short(key string) string {
+	if len(key) <= maxKey {
+		return key
+	}
+	sum := sha256.Sum256([]byte(key))
+	return "#" + hex.EncodeToString(sum[:])
 }
 
 func (l *local) part(key string) *part {
@@ -149,6 +165,7 @@ func (l *local) entry(p *part, key string, now int64) *entry {
 
 // denial returns the Result of a Take that the backend is known to refuse.
 func (l *local) denial(key string, n int64, now instant) (ratelimit.Result, bool) {
+	key = short(key)
 	p := l.part(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -173,9 +190,13 @@ func (l *local) denial(key string, n int64, now instant) (ratelimit.Result, bool
 // learn notes what the backend said to what was sent then, if nothing newer is known. Of a key of
 // which no denial is known, it notes denials only: most keys have none, and need no memory.
 func (l *local) learn(key string, sent instant, ahead []int64, allowed bool, now int64) {
+	key = short(key)
 	p := l.part(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if sent.mono <= p.forgot {
+		return
+	}
 	e := p.book.entries[key]
 	if e == nil && !allowed {
 		e = l.entry(p, key, now)
@@ -191,17 +212,20 @@ func (l *local) charge(key string, n, now int64) {
 	if len(l.shares) == 0 {
 		return
 	}
+	key = short(key)
 	p := l.part(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := l.entry(p, key, now)
 	for i, c := range l.shares {
-		e.tats[i] = min(max(e.tats[i], now)+min(n, c.burst)*c.inc, now+c.tau)
+		// The answer may have taken its time: what the share has been used for since stays.
+		e.tats[i] = max(e.tats[i], min(max(e.tats[i], now)+min(n, c.burst)*c.inc, now+c.tau))
 	}
 }
 
 // take takes from the share, or only looks.
 func (l *local) take(key string, n, now int64, peek bool) ratelimit.Result {
+	key = short(key)
 	p := l.part(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -232,11 +256,13 @@ func (l *local) take(key string, n, now int64, peek bool) ratelimit.Result {
 	return result(l.shares, n, ahead[:len(l.shares)], fits)
 }
 
-// forget forgets a key.
-func (l *local) forget(key string) {
+// forget forgets a key, and what is learnt of it by answers to what was sent before now.
+func (l *local) forget(key string, now int64) {
+	key = short(key)
 	p := l.part(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.forgot = now
 	delete(p.book.entries, key)
 }
 

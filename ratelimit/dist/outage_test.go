@@ -432,3 +432,106 @@ func TestDelete(t *testing.T) {
 		require.EqualValues(t, 2, l.Stats().Denied+l.Stats().Decided)
 	})
 }
+
+// A backendFunc is a Backend that does what it is told.
+type backendFunc func(ctx context.Context, r *Request) (Reply, error)
+
+func (f backendFunc) Take(ctx context.Context, r *Request) (Reply, error) { return f(ctx, r) }
+
+// TestSlowAnswers has answers come after the share has been used, while calls are not made because of
+// MaxInFlight: what they charge must not give back what the share was used for.
+func TestSlowAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t)
+		l := newLimiter(t, Config{
+			Backend: backendFunc(func(ctx context.Context, r *Request) (Reply, error) {
+				reply, err := m.Take(ctx, r)
+				time.Sleep(45 * time.Millisecond)
+				return reply, err
+			}),
+			Limits:   []ratelimit.Limit{ratelimit.PerSecond(1000).WithBurst(100)},
+			Replicas: 10, MaxInFlight: 20,
+		})
+		var share atomic.Int64
+		var wg sync.WaitGroup
+		start := time.Now()
+		for g := range 40 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(g) * time.Millisecond)
+				for time.Since(start) < 10*time.Second {
+					if r := l.Take(t.Context(), "k", 1); r.OK() && r.Degraded {
+						share.Add(1)
+					}
+					time.Sleep(time.Millisecond)
+				}
+			})
+		}
+		wg.Wait()
+		require.Positive(t, l.Stats().Saturated)
+		require.LessOrEqual(t, share.Load(), int64(10+100*time.Since(start)/time.Second))
+		require.Greater(t, share.Load(), int64(900))
+	})
+}
+
+// TestDeleteOutdatesAnswers has a refusal that was asked for before Delete come after it.
+func TestDeleteOutdatesAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t)
+		var delay time.Duration
+		slow := backendFunc(func(ctx context.Context, r *Request) (Reply, error) {
+			d := delay
+			reply, err := m.Take(ctx, r)
+			time.Sleep(d)
+			return reply, err
+		})
+		l := newLimiter(t, Config{
+			Backend: forgetter{slow, func(ctx context.Context) error { return m.Delete(ctx, "test", "k") }},
+			Limits:  []ratelimit.Limit{ratelimit.PerHour(1)},
+		})
+		require.True(t, l.Take(t.Context(), "k", 1).OK())
+		delay = 20 * time.Millisecond
+		go l.Take(t.Context(), "k", 1)
+		time.Sleep(time.Millisecond)
+		require.NoError(t, l.Delete(t.Context(), "k"))
+		time.Sleep(time.Second)
+		require.True(t, l.Take(t.Context(), "k", 1).OK())
+	})
+}
+
+// TestShortContexts has callers leave before Timeout: that the backend hangs is noticed all the same.
+func TestShortContexts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		l := newLimiter(t, Config{
+			Backend: backendFunc(func(context.Context, *Request) (Reply, error) { <-hang; return Reply{}, nil }),
+			Limits:  []ratelimit.Limit{ratelimit.PerHour(1)},
+		})
+		for range 10 {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			require.True(t, l.Take(ctx, "k", 1).Degraded)
+			cancel()
+		}
+		time.Sleep(50 * time.Millisecond)
+		synctest.Wait()
+		require.True(t, l.Stats().Open)
+		require.GreaterOrEqual(t, l.Stats().Timeouts, uint64(5))
+		close(hang)
+	})
+}
+
+// TestLongKeys takes keys that are too long to be kept.
+func TestLongKeys(t *testing.T) {
+	l := newLimiter(t, Config{Backend: newMemory(t), Limits: []ratelimit.Limit{ratelimit.PerHour(1)}})
+	long := strings.Repeat("x", maxKey)
+	for _, k := range []string{long, long + "x", long + "y", short(long + "x"), short(short(long + "x"))} {
+		require.True(t, l.Take(t.Context(), k, 1).OK())
+		require.False(t, l.Take(t.Context(), k, 1).OK())
+		require.False(t, l.Take(t.Context(), k, 1).OK())
+	}
+	require.EqualValues(t, 5, l.Stats().Denied)
+	for k := range l.local.parts[0].book.entries {
+		require.LessOrEqual(t, len(k), maxKey+1)
+	}
+	require.NoError(t, l.Delete(t.Context(), long+"y"))
+	require.True(t, l.Take(t.Context(), long+"y", 1).OK())
+}

@@ -19,8 +19,12 @@ import (
 // there is no goroutine to stop. A leader whose context has ended makes room at once: it may be at
 // a connection that is dead, and the next may get one that is not. Whose context ends in the queue,
 // is not sent.
+//
+// With a client of several servers, as in a Cluster, everybody goes alone: a batch would be back when
+// the slowest of its servers is, and one that hangs would take the keys of all with it.
 type batcher struct {
 	client redis.UniversalClient
+	single bool // whether it is one of a single server
 
 	mu      sync.Mutex
 	leaders int
@@ -39,6 +43,7 @@ type entry struct {
 	args  []any
 	cmd   *redis.Cmd    // the answer, once done
 	batch []*entry      // if it is to lead: itself, and who was behind it; changed with mu held
+	gone  bool          // whether it does not wait any more; with mu held
 	wake  chan struct{} // of capacity 1: it is to lead, or it is done
 }
 
@@ -46,6 +51,10 @@ var errPanic = errors.New("the client has panicked in another goroutine")
 
 // do runs the script with the keys and args of e, and returns its answer.
 func (b *batcher) do(e *entry) ([]int64, error) {
+	if !b.single {
+		b.run(e.ctx, []*entry{e})
+		return e.cmd.Int64Slice()
+	}
 	b.mu.Lock()
 	if b.leaders < maxLeaders {
 		b.leaders++
@@ -107,10 +116,13 @@ func (b *batcher) nextLocked() {
 func (b *batcher) leave(e *entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	e.gone = true
 	if i := slices.Index(b.queue, e); i >= 0 {
 		b.queue = slices.Delete(b.queue, i, i+1)
 	} else if e.batch != nil {
-		b.queue = slices.Insert(b.queue, 0, e.batch[1:]...)
+		// Those of the others who have left meanwhile must not lead: they would never be back.
+		waiting := slices.DeleteFunc(e.batch[1:], func(f *entry) bool { return f.gone })
+		b.queue = slices.Insert(b.queue, 0, waiting...)
 		b.nextLocked()
 	}
 }

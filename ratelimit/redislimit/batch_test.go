@@ -3,7 +3,9 @@ package redislimit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -117,6 +119,91 @@ func TestBatches(t *testing.T) {
 		require.Equal(t, []int{1, 1, 1, 1, maxBatch, maxBatch, 3}, sizes)
 		require.Zero(t, b.batcher.leaders)
 		require.Empty(t, b.batcher.queue)
+	})
+}
+
+// TestBatchLeft lets one leave who is in the batch of another, who then leaves, too, before he leads: the
+// first must not lead in his place.
+func TestBatchLeft(t *testing.T) {
+	x := &batcher{leaders: maxLeaders}
+	newEntry := func() *entry { return &entry{ctx: t.Context(), wake: make(chan struct{}, 1)} }
+	e, f, g := newEntry(), newEntry(), newEntry()
+	x.queue = []*entry{e, f, g}
+	x.next()
+	x.leave(f)
+	x.leave(e)
+	require.Equal(t, []*entry{g}, g.batch)
+	require.Equal(t, maxLeaders, x.leaders)
+	x.leave(g)
+	require.Equal(t, maxLeaders-1, x.leaders)
+	require.Empty(t, x.queue)
+}
+
+// TestBatchDeadlines has many with the same deadline wait for a server that hangs, again and again, and
+// requires that others can go afterwards.
+func TestBatchDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := true
+		b := newWire(t, func(ctx context.Context, cmds []redis.Cmder) error {
+			if hang {
+				<-ctx.Done()
+				for _, cmd := range cmds {
+					cmd.SetErr(ctx.Err())
+				}
+				return ctx.Err()
+			}
+			return allow(cmds)
+		})
+		for range 200 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			var wg sync.WaitGroup
+			for range 50 {
+				wg.Go(func() {
+					_, err := b.Take(ctx, &request)
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+				})
+			}
+			wg.Wait()
+			cancel()
+		}
+		synctest.Wait()
+		require.Zero(t, b.batcher.leaders)
+		require.Empty(t, b.batcher.queue)
+		hang = false
+		reply, err := b.Take(t.Context(), &request)
+		require.NoError(t, err)
+		require.True(t, reply.Allowed)
+	})
+}
+
+// TestClusterAlone requires that one who waits for a node that hangs does not hold up others.
+func TestClusterAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"192.0.2.1:1"}})
+		defer client.Close()
+		client.AddHook(&wire{func(ctx context.Context, cmds []redis.Cmder) error {
+			if len(cmds) > 1 || strings.Contains(fmt.Sprint(cmds[0].Args()), "{hung}") {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return allow(cmds)
+		}})
+		b, err := New(Config{Client: client})
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		for i := range 100 {
+			wg.Go(func() {
+				r := request
+				if r.Key = fmt.Sprint(i); i%2 == 0 {
+					r.Key = "hung"
+				}
+				_, err := b.Take(ctx, &r)
+				require.Equal(t, i%2 == 0, err != nil)
+			})
+		}
+		wg.Wait()
 	})
 }
 

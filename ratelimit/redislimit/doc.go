@@ -16,7 +16,8 @@
 // # What can be relied on
 //
 // One script decides about all limits of a key, in one step and one round trip, by the clock of the
-// server that has the key. Callers at the same time share round trips. What is refused writes
+// server that has the key. Callers at the same time share round trips, but not in a Cluster, where a node
+// that hangs would hold up those who ask for keys of the others. What is refused writes
 // nothing, and so does Peek. Every request has an ID, which the script remembers for
 // dist.Config.RetryWindow if it allows it: a request that the client sends again, because the
 // connection broke before the answer came, is charged once.

@@ -48,7 +48,8 @@ func New(config Config) (*Backend, error) {
 	if strings.ContainsAny(config.Prefix, "{}") {
 		return nil, fmt.Errorf("redislimit: Prefix must be without braces, got %q", config.Prefix)
 	}
-	return &Backend{prefix: config.Prefix, batcher: batcher{client: config.Client}}, nil
+	_, single := config.Client.(*redis.Client)
+	return &Backend{prefix: config.Prefix, batcher: batcher{client: config.Client, single: single}}, nil
 }
 
 // NewLimiter returns a dist.Limiter on Redis, for those who need no Prefix: config is without Backend.
@@ -150,8 +151,8 @@ func (b *Backend) arguments(r *dist.Request) (keys []string, args []any) {
 	return keys, args
 }
 
-// Take is that of dist.Backend. Complexity: one round trip, which callers at the same time share,
-// or two when the server does not know the script.
+// Take is that of dist.Backend. Complexity: one round trip, which callers at the same time share if
+// the client is one of a single server, or two when the server does not know the script.
 func (b *Backend) Take(ctx context.Context, r *dist.Request) (dist.Reply, error) {
 	keys, args := b.arguments(r)
 	values, err := b.batcher.do(&entry{ctx: ctx, keys: keys, args: args})
