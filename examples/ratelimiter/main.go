@@ -98,6 +98,7 @@ func serve(ctx context.Context, s settings, stdout io.Writer) error {
 // drive sends load to services that run elsewhere, or to its own.
 func drive(ctx context.Context, s settings, stdout io.Writer) error {
 	urls := s.load
+	var services []*service
 	if len(urls) == 0 {
 		ctx, stop := context.WithCancel(ctx)
 		ended := make(chan error, s.replicas)
@@ -117,6 +118,7 @@ func drive(ctx context.Context, s settings, stdout io.Writer) error {
 				listener.Close()
 				return err
 			}
+			services = append(services, x)
 			go func() { ended <- x.serve(ctx, listener) }()
 			urls = append(urls, "http://"+listener.Addr().String())
 		}
@@ -131,7 +133,15 @@ func drive(ctx context.Context, s settings, stdout io.Writer) error {
 	} else {
 		fmt.Fprintf(stdout, "Services  %s\n\n", strings.Join(urls, ", "))
 	}
-	return newLoad(urls, s.users).run(ctx, s.length, stdout)
+	err := newLoad(urls, s.users).run(ctx, s.length, stdout)
+	degraded := uint64(0)
+	for _, x := range services {
+		degraded += x.degraded()
+	}
+	if degraded > 0 {
+		fmt.Fprintf(stdout, "\nRedis could not be asked about %d of these; by each service's share they were decided.\n", degraded)
+	}
+	return err
 }
 
 // parse returns the settings, or the help text if that is what was asked for.
@@ -189,14 +199,20 @@ func parse(args []string) (s settings, help string, err error) {
 		return s, "", errors.New("-limit, -per, -burst, -redis and -replicas are for those who serve, not for -load")
 	case given["serve"] && (given["users"] || given["for"]):
 		return s, "", errors.New("-users and -for are for the load, not for -serve")
+	case given["serve"] && given["replicas"] && s.redis == "":
+		return s, "", errors.New("-replicas goes with -redis: without it, every service is for itself")
 	case s.replicas < 1 || s.replicas > 100:
 		return s, "", fmt.Errorf("-replicas must be from 1 to 100, got %d", s.replicas)
 	case s.length < time.Second || s.length > time.Hour:
 		return s, "", fmt.Errorf("-for must be from 1s to 1h, got %v", s.length)
 	}
 	// What a limit can be, the library knows.
-	if _, err := ratelimit.NewBucket(s.limit); err != nil {
-		return s, "", fmt.Errorf("-limit, -per, -burst: %w", err)
+	if s.load == nil {
+		x, err := newService(s)
+		if err != nil {
+			return s, "", fmt.Errorf("-limit, -per, -burst: %w", err)
+		}
+		x.close()
 	}
 	return s, "", nil
 }

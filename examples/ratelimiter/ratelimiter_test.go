@@ -121,6 +121,16 @@ func TestReplicas(t *testing.T) {
 	require.Regexp(t, `^ratelimiter: \d+ requests failed\n$`, stderr)
 }
 
+// Without Redis, from the beginning.
+func TestNoRedis(t *testing.T) {
+	start := time.Now()
+	code, out, stderr := command(t, "-redis=127.0.0.1:1", "-replicas=2", "-limit=20", "-for=1s", "-users=eve=100")
+	require.Zero(t, code, stderr)
+	admitted, refused := sums(t, out)
+	within(t, ratelimit.PerMinute(20), start, admitted[0], refused[0])
+	require.Regexp(t, `(?m)^Redis could not be asked about \d+ of these`, out)
+}
+
 func TestService(t *testing.T) {
 	s, _, err := parse([]string{"-limit=2"})
 	require.NoError(t, err)
@@ -174,6 +184,7 @@ func TestMistakes(t *testing.T) {
 		"-load=":                     `-load must be URLs such as http://host:port, got ""`,
 		"-load=http://a -replicas=2": "-limit, -per, -burst, -redis and -replicas are for those who serve, not for -load",
 		"-serve=:0 -for=2s":          "-users and -for are for the load, not for -serve",
+		"-serve=:0 -replicas=2":      "-replicas goes with -redis: without it, every service is for itself",
 		"-replicas=0":                "-replicas must be from 1 to 100, got 0",
 		"-for=1ms":                   "-for must be from 1s to 1h, got 1ms",
 		"-users=a":                   `-users must be NAME=RATE,... with rates from 1 to 10000, got "a"`,
@@ -197,6 +208,6 @@ func TestMistakes(t *testing.T) {
 	require.Equal(t, 1, code)
 	require.Contains(t, stderr, "address already in use")
 	code, _, stderr = command(t, "-redis=127.0.0.1:1", "-limit=40000000", "-per=1m")
-	require.Equal(t, 1, code)
+	require.Equal(t, 2, code)
 	require.Contains(t, stderr, "microseconds")
 }

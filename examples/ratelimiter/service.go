@@ -23,6 +23,7 @@ const maxUsers = 1_000_000
 type service struct {
 	handler http.Handler
 	client  *redis.Client // nil: the limit is this service's own
+	shared  *dist.Limiter // on client
 }
 
 func newService(s settings) (*service, error) {
@@ -64,6 +65,7 @@ func (x *service) newLimiter(s settings) (httplimit.Limiter, error) {
 		}
 		return httplimit.Keyed(users), nil
 	}
+	redis.SetLogger(quiet{})
 	x.client = redis.NewClient(&redis.Options{Addr: s.redis})
 	backend, err := redislimit.New(redislimit.Config{Client: x.client})
 	if err != nil {
@@ -80,8 +82,23 @@ func (x *service) newLimiter(s settings) (httplimit.Limiter, error) {
 		x.close()
 		return nil, err
 	}
+	x.shared = limiter
 	return limiter, nil
 }
+
+// degraded returns how many decisions were made without Redis.
+func (x *service) degraded() uint64 {
+	if x.shared == nil {
+		return 0
+	}
+	return x.shared.Stats().Degraded
+}
+
+// quiet keeps the client from writing that Redis is away into the table: the sums say so.
+type quiet struct{}
+
+// Printf is that of the client's logger.
+func (quiet) Printf(context.Context, string, ...any) {}
 
 // serve serves until ctx ends.
 func (x *service) serve(ctx context.Context, l net.Listener) error {
