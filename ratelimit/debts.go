@@ -187,7 +187,7 @@ func (d *debts[S]) reserve() bool {
 	}
 }
 
-// waitForRoom returns the wait that insert would, and changes nothing. With DropLeast there is none.
+// waitForRoom returns the wait that insert would, and removes nothing. With DropLeast there is none.
 func (d *debts[S]) waitForRoom(s *shard[S], reuse int, now int64) int64 {
 	switch {
 	case d.onFull == DropLeast || reuse >= 0 || d.used.Load() < d.max:
@@ -199,7 +199,11 @@ func (d *debts[S]) waitForRoom(s *shard[S], reuse int, now int64) int64 {
 	case now < s.soonest:
 		return s.soonest - now
 	}
-	return max(0, s.look(now, s.len)-now)
+	least := s.look(now, s.len)
+	if least > now {
+		s.soonest = least // or each Peek would go through all of them
+	}
+	return max(0, least-now)
 }
 
 // lookElsewhere makes room in the next shard after s that has an entry, or only looks if debit is

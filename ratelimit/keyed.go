@@ -143,7 +143,8 @@ func (x *Keyed[K]) hash(k K) uint64 {
 func (x *Keyed[K]) Allow(k K) bool { return x.take(k, x.limit.Load(), 1, true).OK() }
 
 // Take takes n tokens of k, if there are as many; otherwise none. It panics, as a map does, if K is or
-// holds an interface and what is in it cannot be compared, unless the limit is Unlimited or None. Complexity: O(1) on average.
+// holds an interface and what is in it cannot be compared, unless the limit is Unlimited or None.
+// Complexity: O(1) on average.
 func (x *Keyed[K]) Take(k K, n int64) Result { return x.take(k, x.limit.Load(), n, true) }
 
 // Peek reports whether Take would take n tokens of k, or when; the rest is as it is now.
@@ -241,11 +242,11 @@ func (x *Keyed[K]) All() iter.Seq2[K, Result] {
 		panic("ratelimit: All of a Keyed with HashKeys, which stores no keys")
 	}
 	return func(yield func(K, Result) bool) {
-		for k, tat := range x.stored.all {
+		for k, owes := range x.stored.all {
 			l := x.limit.Load()
 			r := l.limit.always(0)
 			if !l.constant {
-				r = l.result(tat, 0, 0, 0)
+				r = l.result(owes, 0, 0, 0)
 			}
 			if !yield(k, r) {
 				return

@@ -36,7 +36,7 @@ func All(limits ...Limit) (*Multi, error) {
 
 // Take takes n tokens from each of the limits, if all have as many; otherwise none from any. In the
 // Result, Limit, Remaining and NextToken are those of the limit that has the fewest tokens,
-// RetryAfter and ResetAfter those of the one that takes longest.
+// RetryAfter and ResetAfter those of the one that takes longest; see Result.And.
 func (m *Multi) Take(n int64) Result { return m.take(n, true) }
 
 // Peek reports whether Take would take n tokens, or when; the rest is as it is now.
@@ -56,23 +56,9 @@ func (m *Multi) take(n int64, debit bool) Result {
 		r, _ := s.take(s.follow(t), n, debit && allowed)
 		if i == 0 {
 			sum = r
-			continue
+		} else {
+			sum = sum.And(r)
 		}
-		switch {
-		case r.Remaining < sum.Remaining:
-			sum.Limit, sum.Remaining, sum.NextToken = r.Limit, r.Remaining, r.NextToken
-		case r.Remaining > sum.Remaining:
-		case sum.NextToken == 0 || r.NextToken == 0:
-			sum.Limit, sum.NextToken = min(sum.Limit, r.Limit), 0 // one of them is full
-		default:
-			sum.Limit, sum.NextToken = min(sum.Limit, r.Limit), max(sum.NextToken, r.NextToken)
-		}
-		sum.RetryAfter = max(sum.RetryAfter, r.RetryAfter)
-		sum.ResetAfter = max(sum.ResetAfter, r.ResetAfter)
-	}
-	sum.Allowed = 0
-	if allowed {
-		sum.Allowed = n
 	}
 	return sum
 }

@@ -87,6 +87,27 @@ type Result struct {
 // OK reports whether what was asked for was allowed; so the zero Result is one that was.
 func (r Result) OK() bool { return r.RetryAfter == 0 }
 
+// And returns what two limits say together, of which both must allow: Limit, Remaining and NextToken
+// of the one that has fewer tokens, RetryAfter and ResetAfter of the one that takes longer, and the
+// fewer tokens that were taken.
+func (r Result) And(o Result) Result {
+	sum := r
+	switch {
+	case o.Remaining < r.Remaining:
+		sum.Limit, sum.Remaining, sum.NextToken = o.Limit, o.Remaining, o.NextToken
+	case o.Remaining > r.Remaining:
+	case r.NextToken == 0 || o.NextToken == 0:
+		sum.Limit, sum.NextToken = min(r.Limit, o.Limit), 0 // one of them is full
+	default:
+		sum.Limit, sum.NextToken = min(r.Limit, o.Limit), max(r.NextToken, o.NextToken)
+	}
+	sum.Allowed = min(r.Allowed, o.Allowed)
+	sum.RetryAfter = max(r.RetryAfter, o.RetryAfter)
+	sum.ResetAfter = max(r.ResetAfter, o.ResetAfter)
+	sum.Degraded = r.Degraded || o.Degraded
+	return sum
+}
+
 // A Limiter decides whether something may happen now. It is safe for concurrent use by multiple
 // goroutines.
 type Limiter interface {

@@ -95,6 +95,21 @@ func FuzzRate(f *testing.F) {
 	})
 }
 
+func TestAnd(t *testing.T) {
+	fast := Result{Allowed: 2, Limit: 10, Remaining: 8, ResetAfter: 2, NextToken: 1}
+	slow := Result{Limit: 100, Remaining: 1, RetryAfter: 7, ResetAfter: 99, NextToken: 3, Degraded: true}
+	both := Result{Limit: 100, Remaining: 1, RetryAfter: 7, ResetAfter: 99, NextToken: 3, Degraded: true}
+	require.Equal(t, both, fast.And(slow))
+	require.Equal(t, both, slow.And(fast))
+	slow.Remaining, both.Remaining, both.Limit = 8, 8, 10
+	require.Equal(t, both, fast.And(slow), "they have as many: the later of the next tokens")
+	require.Equal(t, both, slow.And(fast))
+	fast.NextToken, both.NextToken = 0, 0
+	require.Equal(t, both, fast.And(slow), "one of them is full, and does not grow")
+	require.Equal(t, both, slow.And(fast))
+	require.Equal(t, fast, fast.And(fast))
+}
+
 // FuzzConstructors checks that limiters of all kinds either refuse a limit, or keep it at the first
 // moment: what is allowed then is at most the burst.
 func FuzzConstructors(f *testing.F) {

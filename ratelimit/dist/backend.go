@@ -155,19 +155,9 @@ func result(cells []cell, n int64, ahead []int64, allowed bool) ratelimit.Result
 		}
 		if i == 0 {
 			sum = r
-			continue
+		} else {
+			sum = sum.And(r)
 		}
-		switch {
-		case r.Remaining < sum.Remaining:
-			sum.Limit, sum.Remaining, sum.NextToken = r.Limit, r.Remaining, r.NextToken
-		case r.Remaining > sum.Remaining:
-		case sum.NextToken == 0 || r.NextToken == 0:
-			sum.Limit, sum.NextToken = min(sum.Limit, r.Limit), 0 // one of them is full
-		default:
-			sum.Limit, sum.NextToken = min(sum.Limit, r.Limit), max(sum.NextToken, r.NextToken)
-		}
-		sum.RetryAfter = max(sum.RetryAfter, r.RetryAfter)
-		sum.ResetAfter = max(sum.ResetAfter, r.ResetAfter)
 	}
 	if allowed {
 		sum.Allowed = n
