@@ -3,14 +3,9 @@
 package benchmarks
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,48 +19,11 @@ import (
 	ulule "github.com/ulule/limiter/v3"
 	ululeredis "github.com/ulule/limiter/v3/drivers/store/redis"
 
+	"github.com/sysblocks/sysblocks/internal/redisserver"
 	"github.com/sysblocks/sysblocks/ratelimit"
 	"github.com/sysblocks/sysblocks/ratelimit/dist"
 	"github.com/sysblocks/sysblocks/ratelimit/redislimit"
 )
-
-// startRedis starts a redis-server of our own, on a free port and without persistence, and returns its address.
-func startRedis(tb testing.TB) (addr string) {
-	tb.Helper()
-	dir := tb.TempDir()
-	// The port may be taken between our asking for it and the server's; then another will do.
-	for range 10 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(tb, err)
-		addr = l.Addr().String()
-		host, port, err := net.SplitHostPort(addr)
-		require.NoError(tb, err)
-		require.NoError(tb, l.Close())
-		logFile := filepath.Join(dir, "log"+port)
-		cmd := exec.Command("redis-server", "--bind", host, "--port", port, "--save", "", "--appendonly", "no",
-			"--dir", dir, "--logfile", logFile)
-		require.NoError(tb, cmd.Start())
-		kill := func() {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		}
-		client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1})
-		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			if client.Ping(context.Background()).Err() == nil {
-				require.NoError(tb, client.Close())
-				tb.Cleanup(kill)
-				return addr
-			}
-			if log, _ := os.ReadFile(logFile); bytes.Contains(log, []byte("in use")) {
-				break
-			}
-		}
-		_ = client.Close()
-		kill()
-	}
-	tb.Fatal("redis-server does not start")
-	return ""
-}
 
 // redisClient returns a client with the options that all have, on a server without keys.
 func redisClient(tb testing.TB, addr string) *redis.Client {
@@ -176,7 +134,7 @@ func BenchmarkRedisParallel(b *testing.B) {
 }
 
 func compareRedis(b *testing.B, run func(b *testing.B, take func(i int))) {
-	addr := startRedis(b)
+	addr := redisserver.Start(b).Addr
 	many := 10_000
 	if testing.Short() {
 		many = 100
@@ -246,7 +204,7 @@ func redisAllowance(q quota, impl redisImpl, elapsed time.Duration) float64 {
 // of 1,000 a second and 10 at once, all should get what there is: less than 1 is lost, more is too much. ulule has
 // windows of 1,000 in a second, of which there may be one and a part.
 func BenchmarkRedisAdmitted(b *testing.B) {
-	addr := startRedis(b)
+	addr := redisserver.Start(b).Addr
 	length := time.Second
 	if testing.Short() {
 		length /= 10
@@ -294,7 +252,7 @@ func BenchmarkRedisAdmitted(b *testing.B) {
 // TestRedisImpls checks that what the benchmarks call has a limit for each key, and that nothing of ours exceeds it
 // when 64 goroutines ask at the same time.
 func TestRedisImpls(t *testing.T) {
-	addr := startRedis(t)
+	addr := redisserver.Start(t).Addr
 	ctx := t.Context()
 	for _, impl := range redisImpls {
 		t.Run(impl.name, func(t *testing.T) {

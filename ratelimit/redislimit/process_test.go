@@ -69,7 +69,7 @@ func TestFourProcesses(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			cmd := exec.Command(self)
-			cmd.Env = append(os.Environ(), "REDISLIMIT_TEST_ADDR="+s.addr)
+			cmd.Env = append(os.Environ(), "REDISLIMIT_TEST_ADDR="+s.Addr)
 			cmd.Stderr = os.Stderr
 			out, err := cmd.Output()
 			if err != nil {

@@ -10,9 +10,6 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -27,6 +24,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sysblocks/sysblocks/internal/redisserver"
 	"github.com/sysblocks/sysblocks/ratelimit"
 	"github.com/sysblocks/sysblocks/ratelimit/dist"
 )
@@ -34,81 +32,13 @@ import (
 // bound is how long the tests wait for what is to happen at once.
 const bound = 10 * time.Second
 
-// A server is a redis-server of our own, on a free port, without persistence.
-type server struct {
-	addr    string
-	dir     string
-	cluster bool
-	cmd     *exec.Cmd
-}
+// A server is a redis-server of our own.
+type server struct{ *redisserver.Server }
 
-func startServer(tb testing.TB) *server { return startAny(tb, false) }
-
-func startAny(tb testing.TB, cluster bool) *server {
-	tb.Helper()
-	s := &server{dir: tb.TempDir(), cluster: cluster}
-	// The port may be taken between our asking for it and the server's; then another will do.
-	for range 30 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(tb, err)
-		s.addr = l.Addr().String()
-		require.NoError(tb, l.Close())
-		if l.Addr().(*net.TCPAddr).Port > 55000 && cluster {
-			continue // the port of the cluster's bus is 10000 above
-		}
-		if s.start(tb) {
-			tb.Cleanup(func() { s.kill(tb) })
-			return s
-		}
-	}
-	tb.Fatal("redis-server does not start")
-	return nil
-}
-
-// start starts the server on its port, and reports whether it is there.
-func (s *server) start(tb testing.TB) bool {
-	tb.Helper()
-	host, port, err := net.SplitHostPort(s.addr)
-	require.NoError(tb, err)
-	logFile := filepath.Join(s.dir, "log")
-	args := []string{"--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", s.dir, "--logfile", logFile}
-	if s.cluster {
-		args = append(args, "--cluster-enabled", "yes", "--cluster-config-file", "nodes-"+port, "--cluster-node-timeout", "2000")
-	}
-	s.cmd = exec.Command("redis-server", args...)
-	// If this process is killed, the server is too.
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	require.NoError(tb, s.cmd.Start())
-	client := redis.NewClient(&redis.Options{Addr: s.addr, MaxRetries: -1})
-	defer client.Close()
-	for end := time.Now().Add(bound); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if client.Ping(context.Background()).Err() == nil {
-			return true
-		}
-		if log, _ := os.ReadFile(logFile); s.cmd.ProcessState != nil || bytes.Contains(log, []byte("in use")) {
-			break
-		}
-	}
-	s.kill(tb)
-	return false
-}
-
-func (s *server) kill(tb testing.TB) {
-	tb.Helper()
-	if s.cmd != nil {
-		_ = s.cmd.Process.Kill()
-		_ = s.cmd.Wait()
-		s.cmd = nil
-	}
-}
-
-func (s *server) signal(tb testing.TB, sig os.Signal) {
-	tb.Helper()
-	require.NoError(tb, s.cmd.Process.Signal(sig))
-}
+func startServer(tb testing.TB) *server { return &server{redisserver.Start(tb)} }
 
 // client is one with the settings that go-redis has by default.
-func (s *server) client(tb testing.TB) *redis.Client { return clientOf(tb, s.addr) }
+func (s *server) client(tb testing.TB) *redis.Client { return clientOf(tb, s.Addr) }
 
 func clientOf(tb testing.TB, addr string) *redis.Client {
 	client := redis.NewClient(&redis.Options{Addr: addr})
@@ -183,7 +113,7 @@ func TestLimiter(t *testing.T) {
 	require.NoError(t, client.ScriptFlush(ctx).Err())
 	require.True(t, l.Take(ctx, "b", 10).OK(), "the script is sent again")
 	require.Zero(t, l.Stats().Degraded)
-	s.kill(t)
+	s.Kill()
 	require.ErrorContains(t, l.Delete(ctx, "b"), "dist: deleting: ")
 
 	_, err := New(Config{})
@@ -555,7 +485,7 @@ func (p *proxy) serve(c net.Conn) {
 // default settings, asks again.
 func TestRetriedRequestChargesOnce(t *testing.T) {
 	s := startServer(t)
-	p := startProxy(t, s.addr)
+	p := startProxy(t, s.Addr)
 	ctx := t.Context()
 	raw := s.client(t)
 	for _, cuts := range []int64{1, 2, 3} {
@@ -602,7 +532,7 @@ func TestRetriedRequestChargesOnce(t *testing.T) {
 func TestCluster(t *testing.T) {
 	nodes := startCluster(t)
 	ctx := t.Context()
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{nodes[0].addr}})
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{nodes[0].Addr}})
 	defer client.Close()
 	b, err := New(Config{Client: client})
 	require.NoError(t, err)
@@ -651,7 +581,7 @@ func startCluster(t *testing.T) []*server {
 	var nodes []*server
 	var first *redis.Client
 	for i := range 3 {
-		s := startAny(t, true)
+		s := &server{redisserver.Start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")}
 		nodes = append(nodes, s)
 		client := s.client(t)
 		require.NoError(t, client.ClusterAddSlotsRange(t.Context(), i*5461+min(i, 1), []int{5461, 10922, 16383}[i]).Err())
@@ -660,7 +590,7 @@ func startCluster(t *testing.T) []*server {
 			first = client
 			continue
 		}
-		host, port, err := net.SplitHostPort(s.addr)
+		host, port, err := net.SplitHostPort(s.Addr)
 		require.NoError(t, err)
 		require.NoError(t, first.ClusterMeet(t.Context(), host, port).Err())
 	}
@@ -741,12 +671,12 @@ func TestStalledServer(t *testing.T) {
 	}
 	for range 3 {
 		eventually(t, "the server decides", take)
-		s.signal(t, syscall.SIGSTOP)
+		s.Signal(t, syscall.SIGSTOP)
 		eventually(t, "the share decides", func() bool { return !take() && l.Stats().Open })
 		for range 300 {
 			take()
 		}
-		s.signal(t, syscall.SIGCONT)
+		s.Signal(t, syscall.SIGCONT)
 		eventually(t, "the server decides again, without help", take)
 	}
 	require.LessOrEqual(t, shared, int64(100))
@@ -801,11 +731,11 @@ func TestKilledUnderLoad(t *testing.T) {
 			for range kills {
 				before := calls[0].Load()
 				eventually(t, "calls go on", func() bool { return calls[0].Load() > before+50 })
-				s.kill(t)
+				s.Kill()
 				eventually(t, "it is noticed", func() bool { return limiters[0].Stats().Open && limiters[1].Stats().Open })
 				before = calls[0].Load()
 				eventually(t, "calls go on", func() bool { return calls[0].Load() > before+50 })
-				require.True(t, s.start(t))
+				require.True(t, s.Run(t))
 				eventually(t, "it recovers without help", func() bool { return !limiters[0].Stats().Open && !limiters[1].Stats().Open })
 			}
 			cancel()

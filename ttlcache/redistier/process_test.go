@@ -94,7 +94,7 @@ func (p *process) do(format string, args ...any) string {
 
 func TestTwoProcesses(t *testing.T) {
 	s := startServer(t)
-	one, two := startProcess(t, s.addr), startProcess(t, s.addr)
+	one, two := startProcess(t, s.Addr), startProcess(t, s.Addr)
 	// Until both listen.
 	for _, p := range [][2]*process{{one, two}, {two, one}} {
 		eventually(t, "a process listens", func() bool {

@@ -3,14 +3,9 @@
 package redistier
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -20,72 +15,24 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sysblocks/sysblocks/internal/redisserver"
 	"github.com/sysblocks/sysblocks/ttlcache"
 )
 
 // bound is how long the tests wait for what is to happen at once.
 const bound = 10 * time.Second
 
-// A server is a redis-server of our own, on a free port, without persistence.
-type server struct {
-	addr string
-	dir  string
-	cmd  *exec.Cmd
-}
+// A server is a redis-server of our own.
+type server struct{ *redisserver.Server }
 
 func startServer(tb testing.TB) *server {
 	tb.Helper()
-	s := &server{dir: tb.TempDir()}
-	// The port may be taken between our asking for it and the server's; then another will do.
-	for range 10 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(tb, err)
-		s.addr = l.Addr().String()
-		require.NoError(tb, l.Close())
-		if s.start(tb) {
-			tb.Cleanup(func() { s.kill(tb) })
-			return s
-		}
-	}
-	tb.Fatal("redis-server does not start")
-	return nil
-}
-
-// start starts the server on its port, and reports whether it is there.
-func (s *server) start(tb testing.TB) bool {
-	tb.Helper()
-	host, port, err := net.SplitHostPort(s.addr)
-	require.NoError(tb, err)
-	logFile := filepath.Join(s.dir, "log")
-	s.cmd = exec.Command("redis-server", "--bind", host, "--port", port, "--save", "", "--appendonly", "no",
-		"--dir", s.dir, "--logfile", logFile)
-	require.NoError(tb, s.cmd.Start())
-	client := redis.NewClient(&redis.Options{Addr: s.addr, MaxRetries: -1})
-	defer client.Close()
-	for end := time.Now().Add(bound); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if client.Ping(context.Background()).Err() == nil {
-			return true
-		}
-		if log, _ := os.ReadFile(logFile); s.cmd.ProcessState != nil || bytes.Contains(log, []byte("in use")) {
-			break
-		}
-	}
-	s.kill(tb)
-	return false
-}
-
-func (s *server) kill(tb testing.TB) {
-	tb.Helper()
-	if s.cmd != nil {
-		_ = s.cmd.Process.Kill()
-		_ = s.cmd.Wait()
-		s.cmd = nil
-	}
+	return &server{redisserver.Start(tb)}
 }
 
 func (s *server) client(tb testing.TB) redis.UniversalClient {
 	client := redis.NewClient(&redis.Options{
-		Addr: s.addr, MaxRetries: -1, DialerRetries: 1, DialTimeout: time.Second, ReadTimeout: time.Second, ContextTimeoutEnabled: true,
+		Addr: s.Addr, MaxRetries: -1, DialerRetries: 1, DialTimeout: time.Second, ReadTimeout: time.Second, ContextTimeoutEnabled: true,
 	})
 	tb.Cleanup(func() { client.Close() })
 	return client
@@ -157,7 +104,7 @@ func TestTier(t *testing.T) {
 	require.NoError(t, raw.ScriptFlush(ctx).Err())
 	require.NoError(t, tier.Set(ctx, "a", "five", time.Hour), "the scripts are sent again")
 
-	s.kill(t)
+	s.Kill()
 	_, _, _, err = tier.Get(ctx, "a")
 	require.Error(t, err)
 	require.Error(t, tier.Set(ctx, "a", "", time.Hour))
@@ -183,7 +130,7 @@ func TestLeases(t *testing.T) {
 		"Delete": func() error { return two.Delete(ctx, "a") },
 		"Set":    func() error { return two.Set(ctx, "a", "other", time.Hour) },
 		"Fill":   func() error { fill(two, lease(two, true)); return nil },
-		"server": func() error { s.kill(t); require.True(t, s.start(t)); return nil },
+		"server": func() error { s.Kill(); require.True(t, s.Run(t)); return nil },
 	} {
 		require.NoError(t, one.Delete(ctx, "a"))
 		l := lease(one, false)
@@ -312,16 +259,16 @@ func TestLineLost(t *testing.T) {
 	listening(t, s, cache)
 
 	fill()
-	require.NoError(t, s.cmd.Process.Signal(syscall.SIGSTOP))
+	s.Signal(t, syscall.SIGSTOP)
 	eventually(t, "the first level is emptied when the server does not answer", func() bool { return !cache.Contains("a") })
-	require.NoError(t, s.cmd.Process.Signal(syscall.SIGCONT))
+	s.Signal(t, syscall.SIGCONT)
 	listening(t, s, cache)
 
 	fill()
-	s.kill(t)
+	s.Kill()
 	eventually(t, "the first level is emptied when the server dies", func() bool { return !cache.Contains("a") })
 	fill() // from the record
-	require.True(t, s.start(t))
+	require.True(t, s.Run(t))
 	eventually(t, "and when it is back, since something may have been missed", func() bool { return !cache.Contains("a") })
 	listening(t, s, cache)
 }
@@ -382,10 +329,10 @@ func TestServerKilledUnderLoad(t *testing.T) {
 	for range 4 {
 		before := reads.Load()
 		eventually(t, "reads go on", func() bool { return reads.Load() > before+1000 })
-		s.kill(t)
+		s.Kill()
 		before, gone := reads.Load(), deletes.Load()
 		eventually(t, "reads and deletes go on without a server", func() bool { return reads.Load() > before+1000 && deletes.Load() > gone+50 })
-		require.True(t, s.start(t))
+		require.True(t, s.Run(t))
 	}
 	before := deletes.Load()
 	eventually(t, "all is well again", func() bool {
