@@ -90,7 +90,7 @@ func (d *debts[S]) takeSlow(s *shard[S], h uint64, k S, l *keyedLimit, t time.Du
 			// A bucket that was full.
 			tat := now + n*l.inc
 			s.cells[i].tat.Store(tat)
-			s.soonest = min(s.soonest, tat)
+			s.note(i, tat)
 			s.lock.Unlock()
 			return l.result(tat, now, n, 0)
 		}
@@ -149,7 +149,7 @@ func (d *debts[S]) insert(s *shard[S], h uint64, k S, now int64) (i int, wait in
 		case least < 0:
 			return -1, elsewhere
 		case d.onFull != DropLeast:
-			return -1, s.soonest - now
+			return -1, s.least() - now
 		default:
 			s.remove(least)
 			s.dropped++
@@ -162,14 +162,12 @@ func (d *debts[S]) insert(s *shard[S], h uint64, k S, now int64) (i int, wait in
 }
 
 // sweep looks for entries in s that owe nothing: at some of them, or, if new keys would have to be
-// refused, at all, but no more than once for each that ends owing. So those are refused only if all
-// in the shard are in debt, and RetryAfter is when the first is not.
+// refused, at all. So those are refused only if all in the shard are in debt, and RetryAfter is when the
+// first is not.
 func (d *debts[S]) sweep(s *shard[S], now int64) (freed int64, least int) {
 	freed, least = s.sweep(now, sample)
-	if freed == 0 && d.onFull != DropLeast && least >= 0 && now >= s.soonest {
-		if freed, least = s.sweep(now, s.len); freed == 0 {
-			s.soonest = s.cells[least].tat.Load()
-		}
+	if freed == 0 && d.onFull != DropLeast && least >= 0 && s.least() <= now {
+		freed, least = s.sweep(now, s.len)
 	}
 	return freed, least
 }
@@ -194,20 +192,12 @@ func (d *debts[S]) waitForRoom(s *shard[S], reuse int, now int64) int64 {
 		return 0
 	case s.len == 0:
 		return elsewhere
-	case s.look(now, sample) <= now:
-		return 0
-	case now < s.soonest:
-		return s.soonest - now
 	}
-	least := s.look(now, s.len)
-	if least > now {
-		s.soonest = least // or each Peek would go through all of them
-	}
-	return max(0, least-now)
+	return max(0, s.least()-now)
 }
 
-// lookElsewhere makes room in the next shard after s that has an entry, or only looks if debit is
-// false, and returns 0; or how long there will not be any.
+// lookElsewhere makes room in another shard than s, which has no entries, or only looks if debit is false,
+// and returns 0; or how long there will not be any.
 func (d *debts[S]) lookElsewhere(s *shard[S], t time.Duration, debit bool) (wait int64) {
 	from := 0
 	for &d.shards[from] != s {
@@ -221,26 +211,26 @@ func (d *debts[S]) lookElsewhere(s *shard[S], t time.Duration, debit bool) (wait
 			continue
 		}
 		now := s.now(t)
-		if !debit {
-			wait = d.waitForRoom(s, -1, now)
-			s.lock.Unlock()
-			return wait
+		free := d.onFull == DropLeast || s.least() <= now
+		if free && debit {
+			freed, least := s.sweep(now, s.len)
+			if freed == 0 {
+				s.remove(least)
+				s.dropped++
+				freed = 1
+			}
+			d.used.Add(-freed)
 		}
-		freed, least := d.sweep(s, now)
-		switch {
-		case freed > 0:
-		case d.onFull == DropLeast:
-			s.remove(least)
-			s.dropped++
-			freed = 1
-		default:
-			wait = s.soonest - now
-		}
-		d.used.Add(-freed)
+		owes := s.soonest - now
 		s.lock.Unlock()
-		return wait
+		if free {
+			return 0
+		}
+		if wait == 0 || owes < wait {
+			wait = owes
+		}
 	}
-	return 0 // all have been deleted meanwhile
+	return wait // 0 if all have been deleted meanwhile
 }
 
 // takeOverflow is take for all that have no place.

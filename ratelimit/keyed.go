@@ -26,8 +26,8 @@ type KeyedConfig struct {
 	OnFull OnFull
 	// Shards is the number of parts with a lock of their own, among which keys are divided by hash; it
 	// is rounded up to a power of two, but no more than one for each 64 of MaxKeys. 0: as many as the
-	// CPUs can use. All, Clear, and now and then a call that finds a shard full, lock one shard for as
-	// long as it takes to go through it.
+	// CPUs can use. All, Clear, and now and then a call that finds a shard full (with other than DropLeast,
+	// up to once for each new key), lock one shard for as long as it takes to go through it.
 	Shards int
 	// HashKeys stores 64-bit hashes in place of keys, with a random seed. That takes 32 bytes a key at most,
 	// whatever K is, and nothing of what keys point to is kept alive. In return All is not

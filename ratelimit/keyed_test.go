@@ -381,6 +381,46 @@ func TestKeyedRefuseNew(t *testing.T) {
 	})
 }
 
+// TestKeyedRefuseNewMoves has the key that would have been free first take more, or be gone: then it is
+// another's time that is told.
+func TestKeyedRefuseNewMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newKeyed[string](t, PerSecond(1).WithBurst(10), KeyedConfig{MaxKeys: 2, OnFull: RefuseNew})
+		require.True(t, x.Take("a", 1).OK())
+		require.True(t, x.Take("b", 4).OK())
+		require.Equal(t, time.Second, x.Take("new", 1).RetryAfter)
+		require.True(t, x.Take("a", 5).OK())
+		require.Equal(t, 4*time.Second, x.Peek("new", 1).RetryAfter)
+		require.Equal(t, 4*time.Second, x.Take("new", 1).RetryAfter)
+		x.Delete("b")
+		require.True(t, x.Take("c", 2).OK())
+		require.Equal(t, 2*time.Second, x.Take("new", 1).RetryAfter)
+		time.Sleep(2 * time.Second)
+		require.True(t, x.Allow("new"))
+
+		// Where the shard of the key has no entries, it is the first place in any.
+		c := KeyedConfig{MaxKeys: 3, OnFull: RefuseNew}
+		y := inShards(newKeyed[int](t, PerSecond(1).WithBurst(10), c), c, 8)
+		of := func(shard uint64) int {
+			for k := 0; ; k++ {
+				if y.hash(k)>>y.stored.which == shard {
+					return k
+				}
+			}
+		}
+		require.True(t, y.Take(of(1), 9).OK())
+		require.True(t, y.Take(of(2), 2).OK())
+		require.True(t, y.Take(of(5), 3).OK())
+		for _, r := range []Result{y.Peek(of(0), 1), y.Take(of(0), 1)} {
+			require.Equal(t, 2*time.Second, r.RetryAfter)
+		}
+		time.Sleep(2 * time.Second)
+		require.True(t, y.Peek(of(0), 1).OK())
+		require.True(t, y.Take(of(0), 1).OK())
+		y.check(t)
+	})
+}
+
 // TestKeyedSteady has new keys come all the time, of which so many are in debt at once, and requires
 // that hardly one is dropped as long as a third of the places is free.
 func TestKeyedSteady(t *testing.T) {

@@ -32,7 +32,8 @@ type shard[S comparable] struct {
 	len     int
 
 	cursor     int   // where to look for room next
-	soonest    int64 // no tat is earlier; for those who refuse
+	soonest    int64 // no tat is earlier; see least
+	first      int   // the cell whose tat is soonest, unless that has changed
 	latest     int64 // the latest time at which anybody has had the lock for writing
 	dropped    uint64
 	turnedAway atomic.Uint64
@@ -177,21 +178,28 @@ func (s *shard[S]) sweep(now int64, most int) (freed int64, least int) {
 	return freed, least
 }
 
-// look returns the least tat of those that sweep would look at; now if there is none.
-func (s *shard[S]) look(now int64, most int) int64 {
-	least := int64(math.MaxInt64)
-	i, left := s.cursor%len(s.cells), min(most, s.len)
-	for left > 0 {
-		if c := &s.cells[i]; c.hash != 0 {
-			least = min(least, c.tat.Load())
-			left--
+// least returns the least tat; there are entries. It looks at all of them, unless the one that had the least
+// still has: as no tat is earlier than soonest, one that is soonest is the least.
+func (s *shard[S]) least() int64 {
+	if s.first < len(s.cells) {
+		if c := &s.cells[s.first]; c.hash != 0 && c.tat.Load() == s.soonest {
+			return s.soonest
 		}
-		i = s.after(i)
 	}
-	if s.len == 0 {
-		return now
+	s.soonest = math.MaxInt64
+	for i := range s.cells {
+		if c := &s.cells[i]; c.hash != 0 {
+			s.note(i, c.tat.Load())
+		}
 	}
-	return least
+	return s.soonest
+}
+
+// note notes that cell i has that tat.
+func (s *shard[S]) note(i int, tat int64) {
+	if tat < s.soonest {
+		s.soonest, s.first = tat, i
+	}
 }
 
 // remove removes an entry, and moves those behind it that would not be found any more.

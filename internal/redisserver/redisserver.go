@@ -4,11 +4,12 @@ package redisserver
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 )
@@ -50,7 +51,8 @@ func Start(tb testing.TB, args ...string) *Server {
 	return nil
 }
 
-// Run starts the server again that was killed, without what it had, and reports whether it answers.
+// Run starts the server again that was killed, without what it had, and reports whether it answers: it, not
+// another that has got its port meanwhile.
 func (s *Server) Run(tb testing.TB) bool {
 	tb.Helper()
 	host, port, err := net.SplitHostPort(s.Addr)
@@ -61,7 +63,9 @@ func (s *Server) Run(tb testing.TB) bool {
 	s.cmd = exec.Command("redis-server", append([]string{"--bind", host, "--port", port,
 		"--save", "", "--appendonly", "no", "--dir", s.dir, "--logfile", logFile}, s.args...)...)
 	endWithUs(s.cmd)
+	_ = os.Remove(logFile) // of an attempt before, to which it would add
 	if err := s.cmd.Start(); err != nil {
+		s.cmd = nil
 		tb.Fatal(err)
 	}
 	for end := time.Now().Add(bound); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
@@ -76,7 +80,7 @@ func (s *Server) Run(tb testing.TB) bool {
 	return false
 }
 
-// answers reports whether somebody at the address answers as Redis does.
+// answers reports whether our process answers at the address.
 func (s *Server) answers() bool {
 	conn, err := net.DialTimeout("tcp", s.Addr, time.Second)
 	if err != nil {
@@ -84,12 +88,11 @@ func (s *Server) answers() bool {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Second))
-	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
+	if _, err := conn.Write([]byte("INFO server\r\nQUIT\r\n")); err != nil {
 		return false
 	}
-	answer := make([]byte, 64)
-	n, _ := conn.Read(answer)
-	return strings.HasPrefix(string(answer[:n]), "+PONG")
+	answer, _ := io.ReadAll(conn)
+	return bytes.Contains(answer, fmt.Appendf(nil, "\r\nprocess_id:%d\r\n", s.cmd.Process.Pid))
 }
 
 // Kill kills the server, if it runs, and waits for its end.

@@ -441,3 +441,16 @@ func TestAllocations(t *testing.T) {
 	require.True(t, l.Stats().Open)
 	require.Zero(t, testing.AllocsPerRun(100, func() { l.Take(ctx, "k", 1) }))
 }
+
+// TestForgetOutOfOrder has two forget who have read the clock in another order.
+func TestForgetOutOfOrder(t *testing.T) {
+	l := newLocal([]cell{{inc: 1000, tau: 1000, burst: 1}}, nil, 64)
+	l.forget("a", 20)
+	l.forget("b", 10)
+	l.learn("a", instant{15, 15}, []int64{1}, false, 21)
+	_, denied := l.denial("a", 1, instant{22, 22})
+	require.False(t, denied)
+	l.learn("a", instant{21, 21}, []int64{1}, false, 21)
+	_, denied = l.denial("a", 1, instant{22, 22})
+	require.True(t, denied)
+}

@@ -262,7 +262,7 @@ func (l *local) forget(key string, now int64) {
 	p := l.part(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.forgot = now
+	p.forgot = max(p.forgot, now) // others may have read the clock before, and come after
 	delete(p.book.entries, key)
 }
 
