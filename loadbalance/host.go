@@ -1,0 +1,286 @@
+package loadbalance
+
+import (
+	"math"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// A host is the state of one endpoint, which is found by its ID and kept when the set of endpoints
+// changes, and as long as it has requests in flight.
+//
+// What every request writes is in the first cache line, apart from other hosts' and from what is
+// read.
+type host struct {
+	// word is closed | in flight << 1 | picked << 25. One addition counts a request in flight, counts it as
+	// picked, and tells whether the host was closed before: taken out of every list, so that Remove
+	// and Drain can say that nobody gets it any more. See enter.
+	word atomic.Uint64
+	// ewma is the float32 latency in nanoseconds << 32 | when it was that, in units of 2^16 ns. 0: not known.
+	ewma   atomic.Uint64
+	streak atomic.Uint32 // errors one after the other
+	_      [44]byte
+
+	core *core
+	id   string
+
+	bad [numOutcomes]atomic.Uint64 // requests that ended so; bad[OK] is not counted
+
+	// What ended since the last evaluation of success rates.
+	succeeded, failed atomic.Uint32
+
+	// Below is guarded by the mutex of the Pool.
+
+	member   bool // of the set of endpoints
+	draining bool
+	down     bool // by active checks
+	checked  bool // at least once
+	results  int  // successes one after the other, or failures if negative
+	lastErr  error
+
+	ejected   bool
+	ejectedTo int64 // when it ends
+	ejections int   // how often, less one for each interval without
+	ejectedIn bool  // in this interval
+
+	ramping   bool
+	rampSince int64
+
+	total uint64        // picked, without the bits that word has
+	seen  uint64        // what word had then
+	empty chan struct{} // closed when nothing is in flight; nil if nobody waits
+}
+
+const (
+	closed      = 1
+	one         = 1 << 1
+	flightBits  = 24
+	flightMask  = 1<<flightBits - 1
+	picked      = 1 << (1 + flightBits)
+	pickedBits  = 64 - 1 - flightBits
+	pickedMask  = 1<<pickedBits - 1
+	ewmaShift   = 16 // of times, to units of ewma
+	floorNanos  = 1
+	capFactor   = 64 // what failures raise the cost to, in medians
+	medianHosts = 64 // how many hosts are looked at for the median
+)
+
+func flight(word uint64) int64 { return int64(word >> 1 & flightMask) }
+
+func (h *host) inFlight() int64 { return flight(h.word.Load()) }
+
+// enter counts a request, if the host is not closed.
+//
+// A host is closed after the lists without it are published. So if this addition comes before closing,
+// who closes waits for the request; if it comes after, a list that does not have the
+// host can be had.
+func (h *host) enter() bool {
+	if h.word.Add(picked+one)&closed == 0 {
+		return true
+	}
+	h.leave(picked + one)
+	return false
+}
+
+// leave undoes what enter has added, or only that it is in flight.
+func (h *host) leave(what uint64) {
+	switch word := h.word.Add(-what); flight(word) {
+	case flightMask:
+		h.word.Add(what) // a copy of a Lease has ended what ended before
+	case 0:
+		if word&closed != 0 {
+			h.core.emptied(h)
+		}
+	}
+}
+
+// done ends a request that was picked at start.
+func (h *host) done(o Outcome, start int64) {
+	c := h.core
+	if c.timed {
+		h.observe(o, start, c.now())
+	}
+	if c.counted {
+		c.total.Add(-1)
+	}
+	if o != OK || c.outlier {
+		h.judge(o)
+	}
+	h.leave(one)
+}
+
+// judge counts what has ended, and ejects the host if it has failed too often.
+func (h *host) judge(o Outcome) {
+	kind := o.kind()
+	if kind != OK {
+		h.bad[kind].Add(1)
+	}
+	c := h.core
+	if !c.outlier {
+		return
+	}
+	switch {
+	case kind == Canceled || kind == Overload:
+		// Neither says anything about the endpoint: to eject who is overloaded, adds to the load of others.
+	case kind.failed():
+		if c.rates {
+			h.failed.Add(1)
+		}
+		if n := h.streak.Add(1); c.consecutive > 0 && n >= c.consecutive {
+			c.tooMany(h)
+		}
+	default:
+		if c.rates {
+			h.succeeded.Add(1)
+		}
+		if h.streak.Load() != 0 {
+			h.streak.Store(0)
+		}
+	}
+}
+
+// A core is what hosts and Pickers need of a Pool; it has no type parameter.
+type core struct {
+	start  time.Time
+	seed   atomic.Uint64
+	seeded bool
+
+	zone        string // of the callers
+	timed       bool   // latency is measured
+	counted     bool   // total is
+	outlier     bool
+	rates       bool
+	consecutive uint32
+	halfLife    float64 // of latencies, in units of ewma
+
+	emptied func(*host)
+	tooMany func(*host)
+
+	_        [64]byte
+	total    atomic.Int64 // requests in flight
+	_        [56]byte
+	median   atomic.Uint32 // of the latencies of all hosts, a float32 in nanoseconds; 0: not known
+	medianAt atomic.Int64  // when it is to be found anew
+	measured atomic.Pointer[[]*host]
+}
+
+// now returns the nanoseconds since the Pool was made, at least 1.
+func (c *core) now() int64 { return max(1, int64(time.Since(c.start))) }
+
+// latency returns the peak EWMA at a time in nanoseconds.
+//
+// While nothing ends, it comes down to the median, by half in a half-life, so that who was slow once is
+// tried again; it never comes below, so that who is slow, fails or is cancelled does not look good
+// because time goes by.
+func (h *host) latency(now int64) float64 {
+	median := float64(math.Float32frombits(h.core.median.Load()))
+	w := h.ewma.Load()
+	if w == 0 {
+		return max(median, floorNanos)
+	}
+	return h.core.decayed(w, now, median)
+}
+
+func (c *core) decayed(w uint64, now int64, median float64) float64 {
+	v := float64(math.Float32frombits(uint32(w >> 32)))
+	if v <= median {
+		return max(v, floorNanos)
+	}
+	return max(median+(v-median)*c.decay(w, now), floorNanos)
+}
+
+// decay returns 2^(-t/halfLife), for t since w was stored; between whole half-lives it is
+// linear, which is 6 % more at most.
+func (c *core) decay(w uint64, now int64) float64 {
+	t := int32(uint32(now>>ewmaShift) - uint32(w)) // others may have stored later times
+	if t <= 0 {
+		return 1
+	}
+	halves := float64(t) / c.halfLife
+	if halves >= 64 {
+		return 0
+	}
+	whole := uint64(halves)
+	return (1 - (halves-float64(whole))/2) * math.Float64frombits((1023-whole)<<52)
+}
+
+// observe takes in how long a request took (peak EWMA, from Twitter's Finagle): it jumps up at once,
+// and comes down by half of the difference in a half-life. A failure raises it, to twice the median at
+// least; what was cancelled, or was the client's fault, can only raise it, too.
+func (h *host) observe(o Outcome, start, now int64) {
+	c := h.core
+	took := float64(max(now-start, floorNanos))
+	kind := o.kind()
+	for {
+		w := h.ewma.Load()
+		median := float64(math.Float32frombits(c.median.Load()))
+		current := median
+		if w != 0 {
+			current = c.decayed(w, now, median)
+		}
+		v := current
+		switch {
+		case kind.failed():
+			v = max(current, median) * 2
+			if median > 0 {
+				v = min(v, capFactor*median)
+			}
+			v = max(v, took, current)
+		case kind != OK:
+			if w == 0 || took <= current {
+				return
+			}
+			v = took
+		default:
+			took := took / o.room()
+			if v = took; w != 0 && took < current {
+				old, keep := float64(math.Float32frombits(uint32(w>>32))), c.decay(w, now)
+				v = min(old*keep+took*(1-keep), current)
+			}
+		}
+		stamp := uint32(now >> ewmaShift)
+		if w != 0 && int32(stamp-uint32(w)) < 0 {
+			stamp = uint32(w)
+		}
+		next := uint64(math.Float32bits(float32(max(v, floorNanos))))<<32 | uint64(stamp)
+		if next == w || h.ewma.CompareAndSwap(w, next) {
+			break
+		}
+	}
+	if at := c.medianAt.Load(); now >= at || c.median.Load() == 0 {
+		if c.medianAt.CompareAndSwap(at, now+int64(c.halfLife*(1<<ewmaShift)/16)) {
+			c.findMedian()
+		}
+	}
+}
+
+// findMedian stores the median of the latencies that are known, or of a sample of them.
+func (c *core) findMedian() {
+	hosts := c.measured.Load()
+	if hosts == nil {
+		return
+	}
+	var known [medianHosts]float32
+	found := known[:0]
+	step := max(1, (len(*hosts)+medianHosts-1)/medianHosts)
+	for i := 0; i < len(*hosts); i += step {
+		if w := (*hosts)[i].ewma.Load(); w != 0 {
+			found = append(found, math.Float32frombits(uint32(w>>32)))
+		}
+	}
+	if len(found) == 0 {
+		return
+	}
+	slices.Sort(found)
+	c.median.Store(math.Float32bits(found[(len(found)-1)/2]))
+}
+
+// picks returns how many requests were given to the host. It must be called now and then, before word
+// has counted 2^39 more. It needs the mutex of the Pool.
+func (h *host) picksLocked() uint64 {
+	n := h.word.Load() >> (1 + flightBits)
+	h.total += (n - h.seen) & pickedMask
+	h.seen = n
+	return h.total
+}

@@ -1,0 +1,36 @@
+package loadbalance
+
+// LeastResponseTime returns the Policy that takes two endpoints at random, as PowerOfTwoChoices, and gives the
+// request to the one that promises the earlier answer: by its latency times the requests in flight there, with this
+// one, for its weight.
+//
+// Latency is a peak EWMA: it follows at once when an endpoint becomes slower, and by half in
+// LatencyHalfLife when it becomes faster. A new endpoint has the median of all. A failure makes an endpoint slower,
+// so that one that fails fast attracts nobody; a request that is cancelled, or fails by its own fault, never
+// makes it faster. An endpoint that reports to be busy (Outcome.WithLoad) counts as slower.
+//
+// It reads the clock twice for each request.
+func LeastResponseTime() Policy { return latencyPolicy{} }
+
+type latencyPolicy struct{}
+
+// UsesLatency returns true.
+func (latencyPolicy) UsesLatency() bool { return true }
+
+func (latencyPolicy) Build(v View, _ Picker) Picker {
+	if v.Len() == 1 {
+		return first{}
+	}
+	return leastResponse{newAlias(weights(v))}
+}
+
+type leastResponse struct{ alias *alias }
+
+func (p leastResponse) Pick(v View, r Request) int {
+	i, j := two(v, p.alias)
+	a, b := &v.l.members[i], &v.l.members[j]
+	if b.cost()*b.h.latency(r.now) < a.cost()*a.h.latency(r.now) {
+		return j
+	}
+	return i
+}

@@ -1,0 +1,119 @@
+package loadbalance
+
+import (
+	"math"
+	"time"
+)
+
+// Stats are what a Pool knows of its endpoints.
+type Stats struct {
+	Endpoints []EndpointStats // in the order of their IDs
+	Available int             // how many can be picked
+	Panicked  bool            // some are picked whether they are healthy or not
+
+	Resolved        time.Time // when Resolve has last succeeded; zero: never
+	ResolveFailures int       // how often it has failed since
+	ResolveError    error     // of the last call
+}
+
+// An EndpointStats is what is known of an endpoint since it was added, or, if requests were in flight
+// when it was removed and came back, since before.
+type EndpointStats struct {
+	ID       string
+	Weight   uint32
+	Zone     string
+	Priority uint8
+
+	State    State
+	InFlight int64
+	Ramp     float64       // the part of its weight that it has in its slow start; otherwise 1
+	Latency  time.Duration // peak EWMA; 0 if the Policy is no LatencyPolicy, or it is not known
+
+	Picked     uint64              // requests it was given
+	Failed     uint64              // of those that have ended: by ServerError, ConnectError, Timeout or Overload
+	Outcomes   [numOutcomes]uint64 // those that have ended, by Outcome
+	Ejections  int                 // how often it was ejected, less one for each Interval since without
+	EjectedFor time.Duration       // how long it will still be, in the State Outlying
+	CheckError error               // of the last check
+}
+
+// A State says whether an endpoint is given requests.
+type State uint8
+
+const (
+	// Healthy endpoints are given requests.
+	Healthy State = iota
+	// Unhealthy endpoints do not pass their checks.
+	Unhealthy
+	// Outlying endpoints are ejected, as their requests have failed.
+	Outlying
+	// Drained endpoints are draining, or have no requests in flight any more.
+	Drained
+	// Weightless endpoints have weight 0.
+	Weightless
+)
+
+// String returns the state in lower case.
+func (s State) String() string {
+	names := [...]string{"healthy", "unhealthy", "ejected", "draining", "no weight"}
+	if int(s) < len(names) {
+		return names[s]
+	}
+	return "unknown"
+}
+
+// Stats returns what is known of the endpoints now. It takes O(n), with the lock that changes take.
+func (p *Pool[T]) Stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := Stats{
+		Endpoints:       make([]EndpointStats, len(p.list)),
+		Available:       len(p.snap.Load().endpoints),
+		Resolved:        p.resolved.at,
+		ResolveFailures: p.resolved.failures,
+		ResolveError:    p.resolved.err,
+	}
+	for _, panicked := range p.panicked {
+		s.Panicked = s.Panicked || panicked
+	}
+	now := p.core.now()
+	for i, e := range p.list {
+		h := e.h
+		x := EndpointStats{
+			ID: e.ID, Weight: e.Weight, Zone: e.Zone, Priority: e.Priority,
+			InFlight:   h.inFlight(),
+			Ramp:       float64(p.rampOf(h, now)) / rampUnit,
+			Picked:     h.picksLocked(),
+			Ejections:  h.ejections,
+			CheckError: h.lastErr,
+		}
+		switch {
+		case h.draining:
+			x.State = Drained
+		case e.Weight == 0:
+			x.State = Weightless
+		case h.down:
+			x.State = Unhealthy
+		case h.ejected:
+			x.State = Outlying
+		}
+		if h.ejected {
+			x.EjectedFor = time.Duration(max(0, h.ejectedTo-now))
+		}
+		if w := h.ewma.Load(); w != 0 {
+			median := float64(math.Float32frombits(p.core.median.Load()))
+			x.Latency = time.Duration(p.core.decayed(w, now, median))
+		}
+		ended := x.Picked - min(x.Picked, uint64(x.InFlight))
+		for o := OK + 1; o < numOutcomes; o++ {
+			x.Outcomes[o] = h.bad[o].Load()
+			ended -= min(ended, x.Outcomes[o])
+			if o.failed() {
+				x.Failed += x.Outcomes[o]
+			}
+		}
+		x.Outcomes[OK] = ended
+		s.Endpoints[i] = x
+	}
+	return s
+}
