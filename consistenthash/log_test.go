@@ -3,68 +3,21 @@ package consistenthash
 import (
 	"math"
 	"math/big"
-	"math/bits"
 	"math/rand/v2"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/internal/fixedlog"
 )
-
-func TestLogTable(t *testing.T) {
-	table := logTable()
-	for i, got := range table {
-		want := math.Log2(1 + float64(i)/(1<<logBits))
-		require.InDelta(t, want, float64(got)/(1<<logPoint), 1e-15, "entry %d", i)
-		if i > 0 {
-			require.Greater(t, got, table[i-1])
-		}
-	}
-}
-
-func TestNegLog(t *testing.T) {
-	table := logTable()
-	require.Equal(t, uint64(64<<logPoint), negLog(table, 0))
-	require.Equal(t, uint64(64<<logPoint), negLog(table, 1))
-	require.Equal(t, uint64(1<<logPoint), negLog(table, 1<<63))
-	require.Equal(t, uint64(2<<logPoint), negLog(table, 1<<62))
-	require.EqualValues(t, 1, negLog(table, math.MaxUint64))
-
-	rng := rand.New(rand.NewPCG(6, 6))
-	for range 200000 {
-		u := rng.Uint64() >> rng.IntN(64)
-		if rng.IntN(2) == 0 {
-			u = ^u // near 2^64
-		}
-		got := negLog(table, u)
-		// Monotone, also from one segment to the next.
-		for _, d := range []uint64{1, 2, 1 << 20, 1 << 53, 1 << 54} {
-			if u+d > u && negLog(table, u+d) > got {
-				t.Fatalf("%#x + %#x has a greater one", u, d)
-			}
-		}
-		edge := u &^ (1<<(63-min(bits.LeadingZeros64(u|1), 52)-logBits+1) - 1)
-		if edge > 0 && negLog(table, edge-1) < negLog(table, edge) {
-			t.Fatalf("%#x - 1 has a smaller one", edge)
-		}
-		// Close, and never too low.
-		exact := -math.Log2(float64(max(u, 1)) / (1 << 64))
-		if ^u < 1<<40 { // where float64 would round u to 2^64
-			exact = (float64(^u) + 1) / (1 << 64) * math.Log2E
-		}
-		value := float64(got) / (1 << logPoint)
-		if value-exact > math.Ldexp(1, -22) || value-exact < -1e-14 {
-			t.Fatalf("%#x: %v, exactly %v", u, value, exact)
-		}
-	}
-}
 
 // TestReach looks for scores that a reach stops although they beat the one it was made from.
 func TestReach(t *testing.T) {
-	table := logTable()
+	table := fixedlog.NewTable()
 	rng := rand.New(rand.NewPCG(7, 7))
 	random := func() score {
 		u := ^(rng.Uint64() >> rng.IntN(64))
-		return score{u: u, log: negLog(table, u), weight: 1 + uint32(rng.Uint64()>>(32+rng.IntN(32))), node: int32(rng.IntN(3))}
+		return score{u: u, log: fixedlog.Neg(table, u), weight: 1 + uint32(rng.Uint64()>>(32+rng.IntN(32))), node: int32(rng.IntN(3))}
 	}
 	stopped, passed := 0, 0
 	for range 1000000 {
@@ -73,7 +26,7 @@ func TestReach(t *testing.T) {
 			x := float64(b.weight) / float64(a.weight) * (float64(^a.u) + 1)
 			if x < 1<<63 {
 				b.u = ^(uint64(x) + uint64(rng.IntN(64)) - 32)
-				b.log = negLog(table, b.u)
+				b.log = fixedlog.Neg(table, b.u)
 			}
 		}
 		if a.weight == b.weight && a.u == b.u && a.node == b.node {

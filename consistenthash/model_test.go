@@ -15,10 +15,12 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/internal/fixedlog"
 )
 
 // The models here are written from the definitions, as simply as can be, and share nothing with the
-// package but the constants, mix, and, for weighted scores, negLog, which has tests of its own.
+// package but the constants, mix, and, for weighted scores, fixedlog.Neg, which has tests of its own.
 
 // A model is a list of nodes in order of ID, without those of weight 0.
 type model []Node
@@ -33,10 +35,10 @@ func modelScore(id string, h uint64) uint64 { return mix(h ^ mix(xxhash.Sum64Str
 
 // modelBeats orders the scores a of node n and b of node o.
 func modelBeats(n, o Node, a, b uint64) bool {
-	table := logTable()
+	table := fixedlog.NewTable()
 	if n.Weight != o.Weight { // by weight / log
-		nhi, nlo := bits.Mul64(uint64(n.Weight), negLog(table, b))
-		ohi, olo := bits.Mul64(uint64(o.Weight), negLog(table, a))
+		nhi, nlo := bits.Mul64(uint64(n.Weight), fixedlog.Neg(table, b))
+		ohi, olo := bits.Mul64(uint64(o.Weight), fixedlog.Neg(table, a))
 		if c := cmp.Or(cmp.Compare(nhi, ohi), cmp.Compare(nlo, olo)); c != 0 {
 			return c > 0
 		}

@@ -6,6 +6,8 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
+
+	"github.com/sysblocks/sysblocks/internal/fixedlog"
 )
 
 // Rendezvous returns highest-random-weight hashing (D. Thaler and C. Ravishankar, "Using
@@ -46,7 +48,7 @@ type electorate struct {
 	weight []uint32 // of each
 	index  []int32  // of each in the list of nodes that it was made from
 	even   bool     // whether all weights are equal
-	log    *[1<<logBits + 1]uint64
+	log    *fixedlog.Table
 }
 
 // rank checks nodes and returns their electorate.
@@ -66,17 +68,17 @@ func rank(nodes []Node) (electorate, error) {
 		e.even = e.even && nodes[i].Weight == e.weight[0]
 	}
 	if !e.even {
-		e.log = logTable()
+		e.log = fixedlog.NewTable()
 	}
 	return e, nil
 }
 
 // A score is what a node has with a key. Its order is by weight / log, then by u, then by place in
 // the electorate, which is by ID: a total order. Two scores of the same weight can be compared
-// by u alone, as negLog is monotone; log is only there in an uneven electorate.
+// by u alone, as fixedlog.Neg is monotone; log is only there in an uneven electorate.
 type score struct {
 	u      uint64 // random: mix(key ^ node)
-	log    uint64 // negLog(u)
+	log    uint64 // fixedlog.Neg(u)
 	weight uint32
 	node   int32 // place in the electorate
 }
@@ -85,7 +87,7 @@ type score struct {
 func (e *electorate) score(h uint64, i int) score {
 	s := score{u: mix(h ^ e.hash[i]), weight: e.weight[i], node: int32(i)}
 	if !e.even {
-		s.log = negLog(e.log, s.u)
+		s.log = fixedlog.Neg(e.log, s.u)
 	}
 	return s
 }
@@ -113,12 +115,12 @@ func (s score) beats(t score) bool {
 // w, can only beat that one if 2^64 - u is at most w times the reach.
 type reach uint64
 
-// reach returns the reach of s. As -log2(u / 2^64) > (1 - u/2^64)·log2(e), and negLog rounds
+// reach returns the reach of s. As -log2(u / 2^64) > (1 - u/2^64)·log2(e), and fixedlog.Neg rounds
 // up, to beat s takes (2^64 - u)·log2(e) <= s.log / s.weight · w, in units of 2^-64. The reach may
 // be too great by rounding, never too small; so floating point may be used here.
 func (s score) reach() reach {
 	const log2e = 1.44269
-	r := float64(s.log) * (1 << (64 - logPoint) * (1 + 1e-9)) / (log2e * float64(s.weight))
+	r := float64(s.log) * (1 << (64 - fixedlog.Point) * (1 + 1e-9)) / (log2e * float64(s.weight))
 	if r >= 1<<63 {
 		return math.MaxUint64
 	}
@@ -154,7 +156,7 @@ func (e *electorate) winner(h uint64) int {
 		if !reach.within(u, weight[i]) {
 			continue
 		}
-		s := score{u: u, log: negLog(e.log, u), weight: weight[i], node: int32(i)}
+		s := score{u: u, log: fixedlog.Neg(e.log, u), weight: weight[i], node: int32(i)}
 		if s.beats(best) {
 			best, reach = s, s.reach()
 		}
@@ -205,7 +207,7 @@ func (e *electorate) top(dst []score, h uint64) int {
 			}
 		}
 		if !e.even {
-			s.log = negLog(e.log, s.u)
+			s.log = fixedlog.Neg(e.log, s.u)
 		}
 		if n < len(dst) {
 			n++

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/sysblocks/sysblocks/internal/fixedlog"
 )
 
 // IPHash returns the Policy that gives all requests with the same Hash to the same endpoint, in
@@ -49,6 +51,7 @@ type hashTable struct {
 	list   *list
 	owners []uint16
 	scores []float32
+	logs   *fixedlog.Table
 }
 
 func (hashPolicy) Build(v View, prev Picker) Picker {
@@ -56,7 +59,7 @@ func (hashPolicy) Build(v View, prev Picker) Picker {
 	for n < maxPlaces && n < placesPerHost*v.Len() {
 		n *= 2
 	}
-	t := &hashTable{list: v.l, owners: make([]uint16, n), scores: make([]float32, n)}
+	t := &hashTable{list: v.l, owners: make([]uint16, n), scores: make([]float32, n), logs: fixedlog.NewTable()}
 	before, _ := prev.(*hashTable)
 	if before == nil || len(before.owners) != n || !t.follow(before) {
 		for i := range t.scores {
@@ -96,7 +99,7 @@ func (t *hashTable) follow(before *hashTable) bool {
 		t.scores[p] = float32(math.Inf(1))
 		for i, x := range t.list.infos {
 			if stays[i] {
-				t.offer(p, i, score(HashString(x.id), p, x.weight))
+				t.offer(p, i, t.score(HashString(x.id), p, x.weight))
 			}
 		}
 	}
@@ -112,7 +115,7 @@ func (t *hashTable) follow(before *hashTable) bool {
 func (t *hashTable) claim(i int) {
 	id, weight := HashString(t.list.infos[i].id), t.list.infos[i].weight
 	for p := range t.owners {
-		t.offer(p, i, score(id, p, weight))
+		t.offer(p, i, t.score(id, p, weight))
 	}
 }
 
@@ -124,10 +127,11 @@ func (t *hashTable) offer(p, i int, s float32) {
 }
 
 // score is an exponentially distributed number with the rate weight, so the lowest of several is
-// each one's with a probability in proportion to the weights.
-func score(id uint64, place int, weight uint32) float32 {
-	u := (float64(mix(id^mix(uint64(place)+golden))>>11) + 0.5) / (1 << 53)
-	return float32(-math.Log(u) / float64(weight))
+// each one's with a probability in proportion to the weights. It is the same on all machines: a division is
+// rounded in one way.
+func (t *hashTable) score(id uint64, place int, weight uint32) float32 {
+	u := mix(id ^ mix(uint64(place)+golden))
+	return float32(float64(fixedlog.Neg(t.logs, u)) / float64(weight))
 }
 
 func (t *hashTable) Pick(_ View, r Request) int {

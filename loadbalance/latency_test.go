@@ -1,0 +1,192 @@
+package loadbalance
+
+import (
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// after has a request take that long at an endpoint, in the bubble.
+func after(t *testing.T, p *Pool[int], id string, took time.Duration, o Outcome) {
+	t.Helper()
+	l, err := p.PickID(id)
+	require.NoError(t, err)
+	time.Sleep(took)
+	l.Done(o)
+}
+
+func latencyOf(p *Pool[int], id string) time.Duration {
+	for _, e := range p.Stats().Endpoints {
+		if e.ID == id {
+			return e.Latency
+		}
+	}
+	return -1
+}
+
+const (
+	a = "h00000"
+	b = "h00001"
+	c = "h00002"
+	d = "h00003"
+)
+
+func TestPeakEWMA(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(Config[int]{Policy: LeastResponseTime(), Endpoints: endpoints(1, 1, 1), LatencyHalfLife: time.Second})
+		require.NoError(t, err)
+		defer p.Close()
+		require.Zero(t, latencyOf(p, a))
+		after(t, p, a, 100*time.Millisecond, OK)
+		require.InEpsilon(t, 100*time.Millisecond, latencyOf(p, a), 1e-6)
+		after(t, p, b, 20*time.Millisecond, OK)
+		after(t, p, c, 20*time.Millisecond, OK)
+
+		// It jumps up at once.
+		after(t, p, a, time.Second, OK)
+		require.InEpsilon(t, time.Second, latencyOf(p, a), 1e-6)
+		// And comes down to the median by half in a half-life, if nothing ends.
+		time.Sleep(time.Second)
+		require.InEpsilon(t, 510*time.Millisecond, latencyOf(p, a), 1e-3)
+		time.Sleep(500 * time.Millisecond) // 2^-1.5 is 0.354; linear between 0.5 and 0.25, it is 0.375
+		require.InEpsilon(t, 20*time.Millisecond+367500*time.Microsecond, latencyOf(p, a), 1e-3)
+		time.Sleep(time.Hour)
+		require.InEpsilon(t, 20*time.Millisecond, latencyOf(p, a), 1e-3)
+		// What ends takes it down by half of the difference in a half-life, and below the median, too.
+		after(t, p, a, 10*time.Millisecond, OK)
+		for range 1000 {
+			after(t, p, a, 10*time.Millisecond, OK)
+		}
+		require.InEpsilon(t, 10*time.Millisecond, latencyOf(p, a), 0.01)
+		// But not by time.
+		low := latencyOf(p, a)
+		time.Sleep(time.Hour)
+		require.Equal(t, low, latencyOf(p, a))
+	})
+}
+
+func TestFailuresOnlyRaise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(Config[int]{Policy: LeastResponseTime(), Endpoints: endpoints(1, 1, 1), LatencyHalfLife: time.Second})
+		require.NoError(t, err)
+		defer p.Close()
+		// Of an endpoint that nothing is known of, too.
+		after(t, p, b, 50*time.Millisecond, OK)
+		after(t, p, a, 0, ServerError)
+		require.InEpsilon(t, 100*time.Millisecond, latencyOf(p, a), 1e-3)
+
+		after(t, p, c, 50*time.Millisecond, OK)
+		after(t, p, a, 5*time.Millisecond, OK) // the weight of 5 ms of a second is little
+		rnd := rand.New(rand.NewPCG(1, 2))
+		for range 2000 {
+			before := latencyOf(p, a)
+			took := time.Duration(rnd.IntN(1000)) * time.Microsecond
+			o := []Outcome{ServerError, ConnectError, Timeout, Overload, ClientError, Canceled}[rnd.IntN(6)]
+			l, err := p.PickID(a)
+			require.NoError(t, err)
+			l.Done(o) // in no time: nothing is forgotten meanwhile
+			now := latencyOf(p, a)
+			require.GreaterOrEqual(t, now, before-1, "%v", o)
+			if o.failed() && before < 40*50*time.Millisecond {
+				require.Greater(t, now, before, "%v", o)
+			}
+			time.Sleep(took)
+		}
+		// At most to 64 times the median, so that an endpoint that is well again is tried within seconds.
+		for range 100 {
+			after(t, p, a, 0, Timeout)
+		}
+		require.LessOrEqual(t, latencyOf(p, a), 64*50*time.Millisecond)
+		require.Greater(t, latencyOf(p, a), 50*time.Second/100)
+		time.Sleep(10 * time.Second)
+		require.Less(t, latencyOf(p, a), 100*time.Millisecond)
+
+		// A request that is cancelled after a long time has taken that long at least.
+		after(t, p, b, 3*time.Second, Canceled)
+		require.InEpsilon(t, 3*time.Second, latencyOf(p, b), 1e-3)
+	})
+}
+
+func TestNewEndpointsStartAtTheMedian(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(Config[int]{Policy: LeastResponseTime(), Endpoints: endpoints(1, 1, 1), LatencyHalfLife: time.Second})
+		require.NoError(t, err)
+		defer p.Close()
+		for range 10 { // the median is found now and then
+			after(t, p, a, 10*time.Millisecond, OK)
+			after(t, p, b, 40*time.Millisecond, OK)
+			after(t, p, c, 90*time.Millisecond, OK)
+		}
+		require.NoError(t, p.Add(Endpoint[int]{ID: d, Weight: 1}))
+		v := p.snap.Load().view
+		require.InEpsilon(t, 40*time.Millisecond, v.Latency(3, Request{now: p.core.now()}), 1e-3)
+		require.Zero(t, latencyOf(p, d), "nothing is known of it")
+	})
+}
+
+func TestLoadReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(Config[int]{Policy: LeastResponseTime(), Endpoints: endpoints(1, 1)})
+		require.NoError(t, err)
+		defer p.Close()
+		after(t, p, a, 10*time.Millisecond, OK.WithLoad(0.9))
+		require.InEpsilon(t, 100*time.Millisecond, latencyOf(p, a), 1e-3)
+		after(t, p, b, 10*time.Millisecond, OK.WithLoad(1))
+		require.InEpsilon(t, 160*time.Millisecond, latencyOf(p, b), 1e-3)
+	})
+}
+
+// The faster of two gets most, as long as it is not too busy.
+func TestLeastResponseTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(Config[int]{Policy: LeastResponseTime(), Endpoints: endpoints(1, 1), Seed: 3})
+		require.NoError(t, err)
+		defer p.Close()
+		after(t, p, a, 10*time.Millisecond, OK)
+		after(t, p, b, 100*time.Millisecond, OK)
+		counts := make([]int, 2)
+		for range 1100 {
+			counts[pick(t, p, Request{})]++
+		}
+		require.InDelta(t, 1000, counts[0], 20)
+	})
+}
+
+// Times that are far apart, or come in the wrong order, as other CPUs read the clock.
+func TestDecayOfOddTimes(t *testing.T) {
+	k := &core{halfLife: float64(time.Second) / (1 << ewmaShift)}
+	at := int64(time.Hour)
+	w := uint64(0x4b189680)<<32 | uint64(uint32(at>>ewmaShift)) // 1e7
+	require.Equal(t, 1.0, k.decay(w, at))
+	require.Equal(t, 1.0, k.decay(w, at-int64(time.Minute)), "an earlier time")
+	require.InDelta(t, 0.5, k.decay(w, at+int64(time.Second)), 1e-4)
+	require.Zero(t, k.decay(w, at+int64(time.Hour)))
+	last := 1.0
+	for s := int64(0); s < int64(70*time.Second); s += int64(10 * time.Millisecond) {
+		d := k.decay(w, at+s)
+		require.LessOrEqual(t, d, last)
+		require.GreaterOrEqual(t, d, 0.0)
+		last = d
+	}
+	for _, s := range []time.Duration{1 << 47, 1<<48 - 1, 1 << 48, 1<<48 + 1, 1 << 62} { // the stamp goes round after 78 hours
+		d := k.decay(w, at+int64(s))
+		require.True(t, d >= 0 && d <= 1, "%v", s)
+	}
+}
+
+func TestOutcomeWithLoad(t *testing.T) {
+	for _, x := range []struct{ load, room float64 }{{0, 1}, {0.5, 0.5}, {0.9, 0.1}, {1, 1.0 / 16}, {7, 1.0 / 16}, {-1, 1}} {
+		for o := OK; o < numOutcomes; o++ {
+			with := o.WithLoad(x.load)
+			require.Equal(t, o, with.kind())
+			require.InDelta(t, x.room, with.room(), 1e-4)
+		}
+	}
+	require.Equal(t, "Timeout", Timeout.String())
+	require.Equal(t, "OK at load 0.50", OK.WithLoad(0.5).String())
+	require.Equal(t, ServerError, Outcome(99).kind())
+	require.Equal(t, "Outcome(99)", Outcome(99).String())
+}
