@@ -17,7 +17,7 @@ type HealthConfig[T any] struct {
 	// of the Pool; what it panics with counts as an error. See CheckTCP, and CheckHTTP of package proxy. nil:
 	// nobody is asked, and the other fields mean nothing.
 	Check func(ctx context.Context, e Endpoint[T]) error
-	// Interval is the time from the end of a check to the next, at least 1 ms. 0: 5 s.
+	// Interval is the time from the end of a check to the next, at least 1 ms, and at most a year. 0: 5 s.
 	Interval time.Duration
 	// Timeout is how long a check may take, at least 1 ms. 0: 2 s.
 	Timeout time.Duration
@@ -52,8 +52,8 @@ func (c HealthConfig[T]) checked() (HealthConfig[T], error) {
 		c.Fall = 3
 	}
 	switch {
-	case c.Interval < time.Millisecond:
-		return c, fmt.Errorf("loadbalance: Health.Interval must be at least 1ms, got %v", c.Interval)
+	case c.Interval < time.Millisecond || c.Interval > year:
+		return c, fmt.Errorf("loadbalance: Health.Interval must be between 1ms and a year, got %v", c.Interval)
 	case c.Timeout < time.Millisecond:
 		return c, fmt.Errorf("loadbalance: Health.Timeout must be at least 1ms, got %v", c.Timeout)
 	case !(c.Jitter <= 1):

@@ -188,7 +188,7 @@ func New[T any](c Config[T]) (*Pool[T], error) {
 	k.outlier = c.Outlier.enabled()
 	k.rates = c.Outlier.SuccessRateFactor > 0
 	k.consecutive = uint32(c.Outlier.ConsecutiveErrors)
-	k.halfLife = float64(c.LatencyHalfLife) / (1 << ewmaShift)
+	k.perHalfLife = (1 << ewmaShift) / float64(c.LatencyHalfLife)
 	k.emptied, k.tooMany = p.emptied, p.tooMany
 	p.evalAt = k.now() + int64(c.Outlier.Interval)
 	p.snap.Store(&snapshot[T]{state: state{core: k, err: ErrNoEndpoints}})
@@ -385,6 +385,7 @@ func (p *Pool[T]) setLocked(next []Endpoint[T]) (Diff, error) {
 			continue
 		}
 		d.Added = append(d.Added, e.ID)
+		h.forgetLocked() // what ended while it was gone
 		h.member = true
 		h.down = p.config.Health.StartDown && p.config.Health.Check != nil
 		if p.begun {
@@ -419,6 +420,8 @@ func (h *host) forgetLocked() {
 	h.ejected, h.ejectedTo, h.ejections, h.ejectedIn = false, 0, 0, false
 	h.ramping = false
 	h.streak.Store(0)
+	h.succeeded.Store(0)
+	h.failed.Store(0)
 }
 
 // check returns an error if a set of endpoints in order of ID is not valid.

@@ -24,10 +24,10 @@ type OutlierConfig struct {
 	MinEndpoints int
 
 	// Interval is the time between two evaluations of success rates; and after each in which an endpoint has not
-	// been ejected, it is forgotten that it was once. At least 1 ms; 0: 10 s.
+	// been ejected, it is forgotten that it was once. At least 1 ms, and at most a year; 0: 10 s.
 	Interval time.Duration
 	// EjectFor is how long an endpoint is ejected the first time. The second time it is twice as long, the
-	// third three times. At least 1 ms; 0: 30 s.
+	// third three times. At least 1 ms, and at most a year; 0: 30 s.
 	EjectFor time.Duration
 	// MaxEjectFor is how long an endpoint is ejected at most, at least EjectFor and at most a year.
 	// 0: 5 min, or EjectFor if that is more.
@@ -37,6 +37,9 @@ type OutlierConfig struct {
 	// can be picked. 0: 0.1.
 	MaxEjected float64
 }
+
+// year bounds durations, so that they can be added to times.
+const year = 366 * 24 * time.Hour
 
 func (c OutlierConfig) enabled() bool { return c.ConsecutiveErrors > 0 || c.SuccessRateFactor > 0 }
 
@@ -69,11 +72,11 @@ func (c OutlierConfig) checked() (OutlierConfig, error) {
 		return c, fmt.Errorf("loadbalance: Outlier.MinRequests must be at least 1, got %d", c.MinRequests)
 	case c.MinEndpoints < 1:
 		return c, fmt.Errorf("loadbalance: Outlier.MinEndpoints must be at least 1, got %d", c.MinEndpoints)
-	case c.Interval < time.Millisecond:
-		return c, fmt.Errorf("loadbalance: Outlier.Interval must be at least 1ms, got %v", c.Interval)
-	case c.EjectFor < time.Millisecond:
-		return c, fmt.Errorf("loadbalance: Outlier.EjectFor must be at least 1ms, got %v", c.EjectFor)
-	case c.MaxEjectFor < c.EjectFor || c.MaxEjectFor > 366*24*time.Hour:
+	case c.Interval < time.Millisecond || c.Interval > year:
+		return c, fmt.Errorf("loadbalance: Outlier.Interval must be between 1ms and a year, got %v", c.Interval)
+	case c.EjectFor < time.Millisecond || c.EjectFor > year:
+		return c, fmt.Errorf("loadbalance: Outlier.EjectFor must be between 1ms and a year, got %v", c.EjectFor)
+	case c.MaxEjectFor < c.EjectFor || c.MaxEjectFor > year:
 		return c, fmt.Errorf("loadbalance: Outlier.MaxEjectFor must be between EjectFor, %v, and a year, got %v", c.EjectFor, c.MaxEjectFor)
 	case !(c.MaxEjected >= 0 && c.MaxEjected <= 1):
 		return c, fmt.Errorf("loadbalance: Outlier.MaxEjected must be between 0 and 1, got %v", c.MaxEjected)
@@ -114,7 +117,8 @@ func (p *Pool[T]) ejectLocked(h *host, now int64, why error) bool {
 			left++
 		}
 	}
-	if left == 0 || ejected+1 > max(1, int(p.config.Outlier.MaxEjected*float64(all))) {
+	// By division, as 7 of 100 are 0.07, but 0.07 · 100 is more than 7.
+	if left == 0 || ejected > 0 && float64(ejected+1)/float64(all) > p.config.Outlier.MaxEjected {
 		return false
 	}
 	h.ejections++

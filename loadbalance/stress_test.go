@@ -36,6 +36,14 @@ func poolOf[T any](t testing.TB, c Config[T]) *Pool[T] {
 	return p
 }
 
+// timedPool is poolOf for a bubble of synctest. The clock of a Pool begins at 1 ns, so that is waited for.
+func timedPool[T any](t testing.TB, c Config[T]) *Pool[T] {
+	t.Helper()
+	p := poolOf(t, c)
+	time.Sleep(1)
+	return p
+}
+
 // endpointsOf returns n endpoints a, b, c … of weight 1.
 func endpointsOf(n int) []Endpoint[int] {
 	es := make([]Endpoint[int], n)
