@@ -1,12 +1,17 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
+	"math"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/sysblocks/sysblocks/loadbalance"
@@ -48,23 +53,118 @@ type ReverseProxyConfig struct {
 
 // NewReverseProxy returns a reverse proxy for the endpoints of pool; see NewTransport. It returns an error if pool is
 // nil or a field is out of range.
+//
+// It passes on upgrades of the protocol (WebSocket), server-sent events, bodies of any length in both directions, and
+// trailers (gRPC, if both sides speak HTTP/2).
 func NewReverseProxy(pool *loadbalance.Pool[*url.URL], c ReverseProxyConfig) (*httputil.ReverseProxy, error) {
-	if c.FlushInterval < -1<<62 {
-		return nil, fmt.Errorf("loadbalance/proxy: FlushInterval must be, got %v", c.FlushInterval)
+	if c.MaxBufferedBody == 0 {
+		c.MaxBufferedBody = 64 << 10
+	}
+	if c.MaxBufferedBody > math.MaxInt32 {
+		return nil, fmt.Errorf("loadbalance/proxy: MaxBufferedBody must be at most %d, got %d", math.MaxInt32, c.MaxBufferedBody)
+	}
+	if c.Transport.Base == nil {
+		base := newBase()
+		base.DisableCompression = true
+		c.Transport.Base = base
+	}
+	if c.Transport.Hash == nil {
+		c.Transport.Hash = HashRemoteAddr
+	}
+	if c.ErrorHandler == nil {
+		c.ErrorHandler = WriteError
+	}
+	if c.ErrorLog == nil {
+		c.ErrorLog = log.New(io.Discard, "", 0) // otherwise it would be that of package log
 	}
 	t, err := NewTransport(pool, c.Transport)
 	if err != nil {
 		return nil, err
 	}
-	return &httputil.ReverseProxy{Transport: t}, nil
+	t.buffer = max(c.MaxBufferedBody, 0)
+	return &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			forward(r, c.TrustForwarded)
+			if !c.PreserveHost {
+				r.Out.Host = ""
+			}
+			if c.Rewrite != nil {
+				c.Rewrite(r)
+			}
+		},
+		Transport:      t,
+		FlushInterval:  c.FlushInterval,
+		ErrorLog:       c.ErrorLog,
+		BufferPool:     buffers{},
+		ModifyResponse: c.ModifyResponse,
+		ErrorHandler:   c.ErrorHandler,
+	}, nil
 }
 
-// WriteError answers a request for which a Transport has returned err: with status 503 for
-// loadbalance.ErrUnavailable, 504 for a time-out, and otherwise 502.
+// forward sets the header fields that tell where a request comes from. Those of the request that may be forged are
+// removed: some have been by httputil, as have those that are for one connection only.
+func forward(r *httputil.ProxyRequest, trust bool) {
+	if !trust {
+		for name := range r.Out.Header {
+			if strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip" {
+				delete(r.Out.Header, name)
+			}
+		}
+		r.SetXForwarded()
+		return
+	}
+	if prior := r.In.Header["X-Forwarded-For"]; prior != nil {
+		r.Out.Header["X-Forwarded-For"] = prior // SetXForwarded makes a new one of it
+	}
+	r.SetXForwarded()
+	for _, name := range [...]string{"Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if prior := r.In.Header[name]; prior != nil {
+			r.Out.Header[name] = prior
+		}
+	}
+}
+
+// statusClientClosed is what nginx logs for requests that the client has given up.
+const statusClientClosed = 499
+
+// WriteError answers a request for which a Transport has returned err:
+//
+//	503    no endpoint is available (loadbalance.ErrUnavailable), with Retry-After: 1
+//	504    the endpoint, or the request's context, has timed out
+//	413    the request's body is longer than http.MaxBytesReader allows
+//	400    the request's body cannot be read (ErrRequestBody)
+//	499    the client has gone, and nobody sees it but who logs statuses
+//	502    anything else
+//
+// The body says nothing but what the status means.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	var tooLong *http.MaxBytesError
+	var timeout interface{ Timeout() bool }
 	status := http.StatusBadGateway
-	if errors.Is(err, loadbalance.ErrUnavailable) {
+	switch {
+	case errors.Is(r.Context().Err(), context.Canceled):
+		w.WriteHeader(statusClientClosed)
+		return
+	case errors.As(err, &tooLong):
+		status = http.StatusRequestEntityTooLarge
+	case errors.Is(err, ErrRequestBody):
+		status = http.StatusBadRequest
+	case errors.Is(err, loadbalance.ErrUnavailable):
+		w.Header().Set("Retry-After", "1")
 		status = http.StatusServiceUnavailable
+	case errors.As(err, &timeout) && timeout.Timeout(), r.Context().Err() != nil:
+		status = http.StatusGatewayTimeout
 	}
 	http.Error(w, http.StatusText(status), status)
 }
+
+// bufferSize is how much of a body is copied at a time.
+const bufferSize = 32 << 10
+
+var bufferPool = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// buffers are those that bodies are copied through. They are kept by their arrays, as to keep slices would allocate.
+type buffers struct{}
+
+func (buffers) Get() []byte  { return bufferPool.Get().(*[bufferSize]byte)[:] }
+func (buffers) Put(b []byte) { bufferPool.Put((*[bufferSize]byte)(b)) }

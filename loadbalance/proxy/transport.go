@@ -1,12 +1,16 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sysblocks/sysblocks/loadbalance"
@@ -70,6 +74,8 @@ type Try struct {
 type Transport struct {
 	pool   *loadbalance.Pool[*url.URL]
 	config TransportConfig
+	sticky *sticky // nil: there is none
+	buffer int64   // how much is kept of bodies; 0: nothing
 }
 
 // NewTransport returns a Transport over the endpoints of pool, whose values are URLs with scheme and host, and
@@ -112,7 +118,14 @@ func NewTransport(pool *loadbalance.Pool[*url.URL], c TransportConfig) (*Transpo
 	if c.Outcome == nil {
 		c.Outcome = Classify
 	}
-	return &Transport{pool: pool, config: c}, nil
+	t := &Transport{pool: pool, config: c}
+	if c.Sticky != nil {
+		var err error
+		if t.sticky, err = newSticky(*c.Sticky); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
 }
 
 // newBase returns the Transport that is used if no other is given.
@@ -128,9 +141,425 @@ func newBase() *http.Transport {
 	return base
 }
 
-// RoundTrip sends a request to an endpoint.
+// RoundTrip sends a request to an endpoint, and to another if that fails and the request may be retried; see the
+// package comment for when. The request in flight ends when the body of the answer has been read to its end, or is
+// closed. If the request has a Host, it is sent as it is; otherwise the endpoint gets its own.
+//
+// It returns an Error if the last try has no answer, and the answer of the last try, with whatever status, if it has. If
+// there is no endpoint to try, its error wraps loadbalance.ErrUnavailable.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	return nil, loadbalance.ErrUnavailable
+	b := body{req: req}
+	if hasBody(req) && req.GetBody == nil {
+		most := t.buffer
+		if !idempotent(req) {
+			most = min(most, bufferedUnsafe)
+		}
+		size := req.ContentLength
+		if size == 0 {
+			size = -1
+		}
+		b.replay = newReplay(req.Body, size, most)
+	}
+	if req.URL == nil {
+		b.finish(false)
+		return nil, errors.New("loadbalance/proxy: URL of the request must be set, got nil")
+	}
+	ctx := req.Context()
+	if ctx.Err() != nil {
+		b.finish(false)
+		return nil, context.Cause(ctx)
+	}
+	t.config.Budget.Request()
+	var r loadbalance.Request
+	if t.config.Hash != nil {
+		r.Hash = t.config.Hash(req)
+	}
+	if t.config.Zone != nil {
+		r.Zone = t.config.Zone(req)
+	}
+	c := &call{t: t, number: 1}
+	stuck := ""
+	var err error
+	if t.sticky == nil {
+		c.lease, err = t.pool.Pick(r)
+	} else if stuck = t.sticky.find(req); stuck == "" {
+		c.lease, err = t.pool.Pick(r)
+	} else if c.lease, err = t.pool.PickID(stuck); err != nil {
+		c.lease, err = t.pool.Pick(r)
+	}
+	if err != nil {
+		b.finish(false)
+		return nil, err
+	}
+	for {
+		resp, err := c.try(req, &b)
+		next, gaveUp := c.retry(req, resp, err, &r, &b)
+		if next != nil {
+			c.discard(resp)
+			c = next
+			continue
+		}
+		b.finish(resp != nil)
+		if resp != nil {
+			if t.sticky != nil && stuck != c.lease.ID() && c.outcome == loadbalance.OK {
+				t.sticky.set(resp.Header, c.lease.ID())
+			}
+			return c.answer(req, resp), nil
+		}
+		if gaveUp != nil {
+			err = fmt.Errorf("%w, after %w", gaveUp, err)
+		}
+		return nil, &Error{ID: c.lease.ID(), Tries: c.number, Err: err}
+	}
+}
+
+// bufferedUnsafe is how much is kept of the body of a request that is not idempotent. Base may have read that
+// much into its buffer when it finds that the connection was closed before anything was written.
+const bufferedUnsafe = 4 << 10
+
+// A body is that of a request, for each of its tries.
+type body struct {
+	req    *http.Request
+	replay *replay       // nil: there is none, or the request has GetBody
+	again  io.ReadCloser // for the next try; nil: this is the first, or there is none
+	opened bool          // Base has the request's own, and closes it
+}
+
+func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
+
+// set sets the body of out for the next try.
+func (b *body) set(out *http.Request) {
+	switch {
+	case !hasBody(b.req):
+	case b.again != nil:
+		out.Body, b.again = b.again, nil
+	case b.replay != nil:
+		out.Body = b.replay.first()
+	default:
+		b.opened = true
+	}
+	if b.replay != nil && b.replay.max > 0 {
+		out.GetBody = b.replay.getBody
+	}
+}
+
+// rewind reports whether the body can be sent again, and gets it.
+func (b *body) rewind() bool {
+	switch {
+	case !hasBody(b.req):
+		return true
+	case b.replay != nil:
+		if next := b.replay.next(); next != nil {
+			b.again = next
+			return true
+		}
+	case b.req.GetBody != nil:
+		if again, err := b.req.GetBody(); err == nil {
+			b.again = again
+			return true
+		}
+	}
+	return false
+}
+
+// spoiled reports whether the body cannot be sent again.
+func (b *body) spoiled() bool { return b.replay != nil && b.replay.spoiled() }
+
+// failed reports whether the body could not be read.
+func (b *body) failed() bool { return b.replay != nil && b.replay.fails.Load() }
+
+// finish says that there will be no other try, and closes what no try has got.
+func (b *body) finish(answered bool) {
+	switch {
+	case b.replay != nil:
+		b.replay.finish(answered)
+	case hasBody(b.req) && !b.opened:
+		b.req.Body.Close()
+	}
+	if b.again != nil {
+		b.again.Close()
+	}
+}
+
+// A call is a try: what it needs is allocated at once. After that it is the body of the answer.
+type call struct {
+	t       *Transport
+	number  int
+	lease   loadbalance.Lease[*url.URL]
+	cancel  context.CancelCauseFunc // of the context of TryTimeout, or nil
+	outcome loadbalance.Outcome     // by the header of the answer, or the error
+	caller  bool                    // it failed for what the caller did
+	ctx     context.Context         // of the request
+	resp    *http.Response
+	body    io.ReadCloser
+	url     url.URL
+	out     http.Request
+}
+
+// end ends the request in flight.
+func (c *call) end(o loadbalance.Outcome) {
+	c.lease.Done(o)
+	if c.cancel != nil {
+		c.cancel(nil)
+	}
+}
+
+// try sends the request. If it returns an error, or panics, the request in flight has ended.
+func (c *call) try(req *http.Request, b *body) (resp *http.Response, err error) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		c.end(loadbalance.ServerError) // by a panic, of a hook or of Base
+		b.finish(false)
+		if resp != nil {
+			resp.Body.Close()
+		}
+	}()
+	config := &c.t.config
+	c.ctx = req.Context()
+	var start time.Time
+	if config.OnTry != nil {
+		start = time.Now()
+	}
+	if u := c.lease.Value(); u == nil || u.Host == "" {
+		err = errNoURL
+	} else {
+		resp, err = c.send(req, u, b)
+	}
+	switch {
+	case err != nil && c.ctx.Err() != nil:
+		c.outcome = loadbalance.Canceled
+		if errors.Is(c.ctx.Err(), context.DeadlineExceeded) {
+			c.outcome = loadbalance.Timeout
+		}
+	case err != nil && (b.failed() || notValid(err)):
+		c.caller, c.outcome = true, loadbalance.Canceled
+	default:
+		c.outcome = config.Outcome(resp, err)
+	}
+	if config.OnTry != nil {
+		x := Try{Request: req, ID: c.lease.ID(), Number: c.number, Err: err, Duration: time.Since(start), Outcome: c.outcome}
+		if resp != nil {
+			x.Status = resp.StatusCode
+		}
+		config.OnTry(x)
+	}
+	returned = true
+	if err != nil {
+		c.end(c.outcome)
+	}
+	return resp, err
+}
+
+// send has Base send the request to u.
+func (c *call) send(req *http.Request, u *url.URL, b *body) (*http.Response, error) {
+	var timer *time.Timer
+	if d := c.t.config.TryTimeout; d == 0 {
+		c.out = *req // not Clone: of what the two share, nothing is changed
+	} else {
+		var ctx context.Context
+		ctx, c.cancel = context.WithCancelCause(c.ctx)
+		timer = time.AfterFunc(d, func() { c.cancel(ErrTryTimeout) })
+		c.out = *req.WithContext(ctx)
+	}
+	c.url = *req.URL
+	joinURL(&c.url, u)
+	c.out.URL = &c.url
+	b.set(&c.out)
+	resp, err := c.t.config.Base.RoundTrip(&c.out)
+	if timer != nil && !timer.Stop() && c.ctx.Err() == nil {
+		if resp != nil {
+			resp.Body.Close()
+		}
+		return nil, ErrTryTimeout
+	}
+	if err == nil && resp == nil {
+		return nil, errors.New("loadbalance/proxy: Base has returned neither an answer nor an error")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if resp.Body == nil {
+		resp.Body = http.NoBody
+	}
+	return resp, nil
+}
+
+// joinURL makes u one of the endpoint.
+func joinURL(u, endpoint *url.URL) {
+	u.Scheme, u.Host, u.User = endpoint.Scheme, endpoint.Host, nil
+	if endpoint.Path != "" && endpoint.Path != "/" && u.Path != "*" && u.Opaque == "" {
+		// JoinPath would clean the path, which is the endpoint's business.
+		path, raw := endpoint.Path, endpoint.EscapedPath()
+		ours := u.EscapedPath()
+		switch a, b := strings.HasSuffix(raw, "/"), strings.HasPrefix(ours, "/"); {
+		case a && b:
+			path, raw = path+u.Path[1:], raw+ours[1:]
+		case !a && !b && ours != "":
+			path, raw = path+"/"+u.Path, raw+"/"+ours
+		default:
+			path, raw = path+u.Path, raw+ours
+		}
+		u.Path, u.RawPath = path, raw
+	}
+	if q := endpoint.RawQuery; q != "" {
+		if u.RawQuery != "" {
+			q += "&" + u.RawQuery
+		}
+		u.RawQuery = q
+	}
+}
+
+// retry decides whether the request is tried again. Then it returns the next call, whose endpoint is picked and for
+// which the body is there. Otherwise it may return an error of the context.
+func (c *call) retry(req *http.Request, resp *http.Response, err error, r *loadbalance.Request, b *body) (*call, error) {
+	t := c.t
+	switch {
+	case resp != nil && !slices.Contains(t.config.RetryStatus, resp.StatusCode),
+		c.number >= t.config.Tries, c.ctx.Err() != nil, c.caller, b.spoiled():
+		return nil, nil
+	case !idempotent(req) && (resp != nil || !neverSent(err)):
+		return nil, nil
+	case t.config.Budget.Left() == 0: // to not pick in vain
+		return nil, nil
+	}
+	next := &call{t: t, number: c.number + 1}
+	r.Tried = append(r.Tried, c.lease.ID())
+	var none error
+	next.lease, none = t.pool.Pick(*r)
+	if errors.Is(none, loadbalance.ErrTried) {
+		if resp != nil && resp.Header.Get("Retry-After") != "" {
+			return nil, nil
+		}
+		if gaveUp := sleep(c.ctx, t.backoff(c.number)); gaveUp != nil {
+			return nil, gaveUp
+		}
+		r.Tried = nil
+		next.lease, none = t.pool.Pick(*r)
+	}
+	if none != nil {
+		return nil, nil
+	}
+	if !t.config.Budget.Retry() || !b.rewind() {
+		next.lease.Done(loadbalance.Canceled)
+		return nil, nil
+	}
+	return next, nil
+}
+
+// backoff returns how long to wait after so many tries.
+func (t *Transport) backoff(tries int) time.Duration {
+	return rand.N(t.config.Backoff<<min(tries-1, 5)) + 1
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// idempotent reports whether a request may be sent twice.
+func idempotent(req *http.Request) bool {
+	switch req.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	// As package net/http has it: the field may be there without a value, so that it is not sent.
+	_, a := req.Header["Idempotency-Key"]
+	_, b := req.Header["X-Idempotency-Key"]
+	return a || b
+}
+
+// The body of an answer that is not wanted is read, so that the connection can be used again, if it is at most
+// drained bytes long, and for at most drainTime.
+const (
+	drained   = 4 << 10
+	drainTime = 100 * time.Millisecond
+)
+
+// discard ends a call whose answer is not wanted; it may be nil.
+func (c *call) discard(resp *http.Response) {
+	if resp == nil {
+		return
+	}
+	if resp.ContentLength >= 0 && resp.ContentLength <= drained {
+		timer := time.AfterFunc(drainTime, func() { resp.Body.Close() })
+		io.CopyN(io.Discard, resp.Body, drained)
+		timer.Stop()
+	}
+	resp.Body.Close()
+	c.end(c.outcome)
+}
+
+// answer returns resp as the caller gets it.
+func (c *call) answer(req *http.Request, resp *http.Response) *http.Response {
+	resp.Request = req // so that Location is relative to what was asked, and not to an endpoint
+	if resp.Body == http.NoBody {
+		c.end(c.outcome)
+		return resp
+	}
+	c.resp, c.body = resp, resp.Body
+	resp.Body = c
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		if w, ok := c.body.(io.ReadWriteCloser); ok {
+			resp.Body = &upgraded{c, w}
+		}
+	}
+	return resp
+}
+
+// Read reads the body of the answer.
+func (c *call) Read(p []byte) (int, error) {
+	n, err := c.body.Read(p)
+	if err != nil {
+		c.broke(err)
+	}
+	return n, err
+}
+
+// broke ends the request in flight when the body does, by an error or io.EOF.
+func (c *call) broke(err error) {
+	switch {
+	case err == io.EOF:
+		c.end(c.outcome)
+	case c.ctx.Err() != nil || errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrBodyReadAfterClose):
+		c.end(loadbalance.Canceled) // the caller would wait no longer
+	default:
+		outcome := loadbalance.ServerError // a panic
+		defer func() { c.end(outcome) }()
+		outcome = c.t.config.Outcome(c.resp, err)
+	}
+}
+
+// Close closes the body of the answer.
+func (c *call) Close() error {
+	defer c.end(c.outcome)
+	return c.body.Close()
+}
+
+// An upgraded is the connection after status 101, and in flight until it is closed.
+type upgraded struct {
+	c    *call
+	conn io.ReadWriteCloser
+}
+
+func (u *upgraded) Read(p []byte) (int, error)  { return u.conn.Read(p) }
+func (u *upgraded) Write(p []byte) (int, error) { return u.conn.Write(p) }
+func (u *upgraded) Close() error                { return u.c.Close() }
+
+// CloseWrite says that nothing more will be written, if the connection can say that.
+func (u *upgraded) CloseWrite() error {
+	if w, ok := u.conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return fmt.Errorf("loadbalance/proxy: CloseWrite: %w", http.ErrNotSupported)
 }
 
 // CloseIdleConnections closes the connections of Base that are idle, if it can.
