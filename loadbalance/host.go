@@ -152,7 +152,7 @@ type core struct {
 	outlier     bool
 	rates       bool
 	consecutive uint32
-	halfLife    float64 // of latencies, in units of ewma
+	perHalfLife float64 // of latencies: units of ewma
 
 	emptied func(*host)
 	tooMany func(*host)
@@ -174,20 +174,16 @@ func (c *core) now() int64 { return max(1, int64(time.Since(c.start))) }
 // tried again; it never comes below, so that who is slow, fails or is cancelled does not look good
 // because time goes by.
 func (h *host) latency(now int64) float64 {
-	median := float64(math.Float32frombits(h.core.median.Load()))
 	w := h.ewma.Load()
+	median := float64(math.Float32frombits(h.core.median.Load()))
+	v := float64(math.Float32frombits(uint32(w >> 32)))
 	if w == 0 {
 		return max(median, floorNanos)
 	}
-	return h.core.decayed(w, now, median)
-}
-
-func (c *core) decayed(w uint64, now int64, median float64) float64 {
-	v := float64(math.Float32frombits(uint32(w >> 32)))
-	if v <= median {
-		return max(v, floorNanos)
+	if v > median {
+		v = median + (v-median)*h.core.decay(w, now)
 	}
-	return max(median+(v-median)*c.decay(w, now), floorNanos)
+	return v
 }
 
 // decay returns 2^(-t/halfLife), for t since w was stored; between whole half-lives it is
@@ -197,12 +193,12 @@ func (c *core) decay(w uint64, now int64) float64 {
 	if t <= 0 {
 		return 1
 	}
-	halves := float64(t) / c.halfLife
+	halves := float64(t) * c.perHalfLife
 	if halves >= 64 {
 		return 0
 	}
-	whole := uint64(halves)
-	return (1 - (halves-float64(whole))/2) * math.Float64frombits((1023-whole)<<52)
+	whole := int64(halves)
+	return (1 - (halves-float64(whole))/2) * math.Float64frombits(uint64(1023-whole)<<52)
 }
 
 // observe takes in how long a request took (peak EWMA, from Twitter's Finagle): it jumps up at once,
@@ -212,14 +208,20 @@ func (h *host) observe(o Outcome, start, now int64) {
 	c := h.core
 	took := float64(max(now-start, floorNanos))
 	kind := o.kind()
+	if o > 0xff && kind == OK {
+		took /= o.room()
+	}
 	for {
 		w := h.ewma.Load()
 		median := float64(math.Float32frombits(c.median.Load()))
-		current := median
+		old, keep, current := float64(math.Float32frombits(uint32(w>>32))), 1.0, median
 		if w != 0 {
-			current = c.decayed(w, now, median)
+			keep, current = c.decay(w, now), old
+			if old > median {
+				current = median + (old-median)*keep
+			}
 		}
-		v := current
+		v := took
 		switch {
 		case kind.failed():
 			v = max(current, median) * 2
@@ -231,32 +233,34 @@ func (h *host) observe(o Outcome, start, now int64) {
 			if w == 0 || took <= current {
 				return
 			}
-			v = took
-		default:
-			took := took / o.room()
-			if v = took; w != 0 && took < current {
-				old, keep := float64(math.Float32frombits(uint32(w>>32))), c.decay(w, now)
-				v = min(old*keep+took*(1-keep), current)
+		case w != 0 && took < current:
+			if v = took + (old-took)*keep; v > current {
+				v = current
 			}
+		}
+		if v < floorNanos { // in fewer steps than max, which sees to NaN
+			v = floorNanos
 		}
 		stamp := uint32(now >> ewmaShift)
 		if w != 0 && int32(stamp-uint32(w)) < 0 {
 			stamp = uint32(w)
 		}
-		next := uint64(math.Float32bits(float32(max(v, floorNanos))))<<32 | uint64(stamp)
+		next := uint64(math.Float32bits(float32(v)))<<32 | uint64(stamp)
 		if next == w || h.ewma.CompareAndSwap(w, next) {
 			break
 		}
 	}
-	if at := c.medianAt.Load(); now >= at || c.median.Load() == 0 {
-		if c.medianAt.CompareAndSwap(at, now+int64(c.halfLife*(1<<ewmaShift)/16)) {
-			c.findMedian()
-		}
+	if now >= c.medianAt.Load() || c.median.Load() == 0 {
+		c.findMedian(now)
 	}
 }
 
-// findMedian stores the median of the latencies that are known, or of a sample of them.
-func (c *core) findMedian() {
+// findMedian stores the median of the latencies that are known, or of a sample of them, unless somebody else is about it.
+func (c *core) findMedian(now int64) {
+	at := c.medianAt.Load()
+	if now < at && c.median.Load() != 0 || !c.medianAt.CompareAndSwap(at, now+int64(1<<ewmaShift/(16*c.perHalfLife))) {
+		return
+	}
 	hosts := c.measured.Load()
 	if hosts == nil {
 		return

@@ -157,7 +157,7 @@ func TestLeastResponseTime(t *testing.T) {
 
 // Times that are far apart, or come in the wrong order, as other CPUs read the clock.
 func TestDecayOfOddTimes(t *testing.T) {
-	k := &core{halfLife: float64(time.Second) / (1 << ewmaShift)}
+	k := &core{perHalfLife: (1 << ewmaShift) / float64(time.Second)}
 	at := int64(time.Hour)
 	w := uint64(0x4b189680)<<32 | uint64(uint32(at>>ewmaShift)) // 1e7
 	require.Equal(t, 1.0, k.decay(w, at))

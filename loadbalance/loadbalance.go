@@ -305,20 +305,25 @@ func (p *Pool[T]) drain(id string) (<-chan struct{}, *host, error) {
 		h.empty = make(chan struct{})
 	}
 	empty := h.empty
-	if h.inFlight() == 0 { // it is closed, so this is for good; otherwise who leaves last sees it in emptied
+	h.freeLocked()
+	return empty, h, nil
+}
+
+// freeLocked ends the calls of Drain that wait, if nothing is in flight. The host must be closed, so that
+// this is for good; if something is, who leaves last finds it in emptied.
+func (h *host) freeLocked() {
+	if h.empty != nil && h.inFlight() == 0 {
 		close(h.empty)
 		h.empty = nil
 	}
-	return empty, h, nil
 }
 
 // emptied is called when the last request at a closed host has ended.
 func (p *Pool[T]) emptied(h *host) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if h.empty != nil && h.word.Load()&closed != 0 && h.inFlight() == 0 {
-		close(h.empty)
-		h.empty = nil
+	if h.word.Load()&closed != 0 {
+		h.freeLocked()
 	}
 }
 
@@ -545,6 +550,7 @@ func (p *Pool[T]) Close() {
 		p.snap.Store(&snapshot[T]{state: state{core: &p.core, err: ErrClosed}})
 		for _, e := range p.list {
 			e.h.word.Or(closed)
+			e.h.freeLocked()
 		}
 	}
 	p.mu.Unlock()

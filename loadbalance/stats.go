@@ -1,9 +1,6 @@
 package loadbalance
 
-import (
-	"math"
-	"time"
-)
+import "time"
 
 // Stats are what a Pool knows of its endpoints.
 type Stats struct {
@@ -100,9 +97,8 @@ func (p *Pool[T]) Stats() Stats {
 		if h.ejected {
 			x.EjectedFor = time.Duration(max(0, h.ejectedTo-now))
 		}
-		if w := h.ewma.Load(); w != 0 {
-			median := float64(math.Float32frombits(p.core.median.Load()))
-			x.Latency = time.Duration(p.core.decayed(w, now, median))
+		if h.ewma.Load() != 0 {
+			x.Latency = time.Duration(h.latency(now))
 		}
 		ended := x.Picked - min(x.Picked, uint64(x.InFlight))
 		for o := OK + 1; o < numOutcomes; o++ {
