@@ -221,10 +221,7 @@ func (p *Pool[T]) rebuildLocked() {
 	for _, h := range p.hosts {
 		if !h.member {
 			h.word.Or(closed)
-			if h.empty != nil && h.inFlight() == 0 {
-				close(h.empty)
-				h.empty = nil
-			}
+			h.freeLocked()
 		}
 	}
 	p.armLocked(now)
