@@ -95,10 +95,10 @@ func (h *host) leave(what uint64) {
 	}
 }
 
-// done ends a request that was picked at start.
+// done ends a request that was picked at start; 0: its latency is known already.
 func (h *host) done(o Outcome, start int64) {
 	c := h.core
-	if c.timed {
+	if c.timed && start != 0 {
 		h.observe(o, start, c.now())
 	}
 	if c.counted {

@@ -139,6 +139,30 @@ func TestLoadReports(t *testing.T) {
 	})
 }
 
+// What streams for an hour is not slow; and it is still in flight.
+func TestAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(Config[int]{Policy: LeastResponseTime(), Endpoints: endpoints(1, 1)})
+		require.NoError(t, err)
+		defer p.Close()
+		l, err := p.PickID(a)
+		require.NoError(t, err)
+		time.Sleep(10 * time.Millisecond)
+		l.Answered(OK)
+		l.Answered(ServerError)
+		require.EqualValues(t, 1, p.Stats().Endpoints[0].InFlight)
+		require.InEpsilon(t, 10*time.Millisecond, latencyOf(p, a), 1e-3)
+		time.Sleep(time.Hour)
+		l.Done(OK)
+		l.Answered(OK)
+		l.Done(OK)
+		require.InEpsilon(t, 10*time.Millisecond, latencyOf(p, a), 1e-3)
+		require.Zero(t, p.Stats().Endpoints[0].InFlight)
+		var zero Lease[int]
+		zero.Answered(OK)
+	})
+}
+
 // The faster of two gets most, as long as it is not too busy.
 func TestLeastResponseTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

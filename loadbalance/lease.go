@@ -104,8 +104,13 @@ func OutcomeOf(err error) Outcome {
 type Lease[T any] struct {
 	e     *endpoint[T] // nil: of the zero value
 	start int64
-	ended atomic.Bool
+	state atomic.Uint32 // answered, ended
 }
+
+const (
+	answered = 1 << iota
+	ended
+)
 
 // Value returns the value of the endpoint.
 func (l *Lease[T]) Value() T { return l.Endpoint().Value }
@@ -121,11 +126,28 @@ func (l *Lease[T]) Endpoint() Endpoint[T] {
 	return l.e.Endpoint
 }
 
+// Answered takes the latency of the request now, with what is known of its outcome: for an answer that has begun, and will
+// take as long as it is long, or the caller reads it slowly. The request stays in flight until Done. Only the
+// first call counts, and none after Done. Without it, latency is the time to Done.
+func (l *Lease[T]) Answered(o Outcome) {
+	if l.e == nil || l.state.Or(answered) != 0 {
+		return
+	}
+	if h := l.e.h; h.core.timed {
+		h.observe(o, l.start, h.core.now())
+	}
+}
+
 // Done ends the request. Only the first call counts, also of several at the same time; that of the
 // zero Lease does nothing. It allocates nothing.
 func (l *Lease[T]) Done(o Outcome) {
-	if l.e == nil || l.ended.Swap(true) {
+	if l.e == nil {
 		return
 	}
-	l.e.h.done(o, l.start)
+	switch before := l.state.Swap(answered | ended); before {
+	case 0:
+		l.e.h.done(o, l.start)
+	case answered:
+		l.e.h.done(o, 0)
+	}
 }
