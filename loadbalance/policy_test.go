@@ -128,6 +128,27 @@ func TestPoliciesAllocateNothing(t *testing.T) {
 				}
 				l.Done(OK)
 			}), "%s with %d", name, n)
+			if n == 1 {
+				continue
+			}
+			// Nor for a second try, and with several levels.
+			es := p.Endpoints()
+			es[0].Priority = 1
+			_, err := p.Set(es)
+			require.NoError(t, err)
+			p.hostFor(t, es[1].ID).down = true
+			p.mu.Lock()
+			p.rebuildLocked()
+			p.mu.Unlock()
+			r := Request{Tried: []string{"h00001", "h00002"}}
+			require.Zero(t, testing.AllocsPerRun(1000, func() {
+				r.Hash++
+				l, err := p.Pick(r)
+				if err != nil {
+					panic(err)
+				}
+				l.Done(OK)
+			}), "%s with %d", name, n)
 		}
 	}
 }
