@@ -57,9 +57,10 @@ type events struct {
 	calling bool // somebody calls OnEvent
 }
 
-// emitLocked has OnEvent called by flush. It needs the mutex of the Pool, so that events are in order.
+// emitLocked has OnEvent called by flush, unless the Pool is closed. It needs the mutex of the Pool, so that events
+// are in order.
 func (p *Pool[T]) emitLocked(e Event) {
-	if p.config.OnEvent == nil {
+	if p.config.OnEvent == nil || p.closed {
 		return
 	}
 	p.events.mu.Lock()

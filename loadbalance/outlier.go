@@ -205,11 +205,14 @@ func (p *Pool[T]) setTimerLocked(at, now int64) {
 // tick does what is due: steps of slow starts, ends of ejections, evaluations of success rates.
 func (p *Pool[T]) tick() {
 	p.mu.Lock()
-	defer p.flush()
-	defer p.mu.Unlock()
 	if p.closed {
+		p.mu.Unlock()
 		return
 	}
+	p.running.Add(1) // for Close to wait for OnEvent
+	defer p.running.Done()
+	defer p.flush()
+	defer p.mu.Unlock()
 	p.timerAt = 0
 	now := p.core.now()
 	for _, e := range p.list {

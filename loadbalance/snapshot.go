@@ -253,10 +253,13 @@ func (p *Pool[T]) tiersLocked() ([]*tier[T], error) {
 	}
 	switch {
 	case len(p.list) == 0:
+		p.panicLocked(nil)
 		return nil, ErrNoEndpoints
 	case draining == len(p.list):
+		p.panicLocked(nil)
 		return nil, ErrDraining
 	case len(tiers) == 0:
+		p.panicLocked(nil)
 		return nil, ErrNoWeight
 	}
 	slices.SortFunc(tiers, func(a, b *tier[T]) int { return int(a.priority) - int(b.priority) })
@@ -268,30 +271,47 @@ func (p *Pool[T]) tiersLocked() ([]*tier[T], error) {
 	if left < 1e-9 {
 		left = 0
 	}
-	for _, t := range tiers {
-		t.panics = left > 0 && float64(len(t.healthy)) < p.config.PanicThreshold*float64(len(t.usable))
-		if t.panics != p.panicked[t.priority] {
-			p.panicked[t.priority] = t.panics
-			kind := PanicEnded
-			if t.panics {
-				kind = Panicked
-			}
-			p.emitLocked(Event{Kind: kind, Priority: t.priority})
-		}
-	}
 	if left > 0 && left < 1 {
 		for _, t := range tiers {
 			t.part /= 1 - left // what is there is too little, and gets everything
 		}
 	}
-	if healthy == 0 {
-		if !tiers[0].panics {
-			return nil, ErrAllUnhealthy
-		}
+	if healthy == 0 && p.config.PanicThreshold > 0 {
 		tiers[0].part = 1
+	}
+	for _, t := range tiers {
+		// By division, as 7 of 25 are 0.28, but 0.28 · 25 is more than 7. Who has no part gives no
+		// requests to anybody.
+		t.panics = left > 0 && t.part > 0 && float64(len(t.healthy))/float64(len(t.usable)) < p.config.PanicThreshold
+	}
+	p.panicLocked(tiers)
+	if healthy == 0 && !tiers[0].panics {
+		return nil, ErrAllUnhealthy
 	}
 	// Who has no part and nobody to pick has no level.
 	return slices.DeleteFunc(tiers, func(t *tier[T]) bool { return len(t.healthy) == 0 && !t.panics }), nil
+}
+
+// panicLocked tells who panics, and who no longer does.
+func (p *Pool[T]) panicLocked(tiers []*tier[T]) {
+	now := make(map[uint8]bool)
+	for _, t := range tiers {
+		if t.panics {
+			now[t.priority] = true
+		}
+	}
+	if len(now)+len(p.panicked) == 0 {
+		return
+	}
+	for priority := range math.MaxUint8 + 1 {
+		switch k := uint8(priority); {
+		case now[k] && !p.panicked[k]:
+			p.emitLocked(Event{Kind: Panicked, Priority: k})
+		case !now[k] && p.panicked[k]:
+			p.emitLocked(Event{Kind: PanicEnded, Priority: k})
+		}
+	}
+	p.panicked = now
 }
 
 // levelLocked returns the level for those endpoints: the one before, if nothing has changed.
