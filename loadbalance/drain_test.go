@@ -44,13 +44,13 @@ func TestDrain(t *testing.T) {
 			})
 		}
 		running.Go(func() {
-			ctx, cancel := context.WithTimeoutCause(context.Background(), 2*time.Second, errSick)
+			ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Second/2, errSick)
 			defer cancel()
 			err := p.Drain(ctx, "a")
 			if !errors.Is(err, errSick) {
 				t.Errorf("got %v, not the cause", err)
 			}
-			if took := time.Since(begin); took != 2*time.Second || err.Error() != `loadbalance: 1 requests are in flight at "a": sick` {
+			if took := time.Since(begin); took != 5*time.Second/2 || err.Error() != `loadbalance: 1 requests are in flight at "a": sick` {
 				t.Errorf("got %v after %v", err, took)
 			}
 		})

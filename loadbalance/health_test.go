@@ -26,41 +26,51 @@ func TestHealthModel(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
 			rise, fall, startDown := 1+r.IntN(4), 1+r.IntN(4), r.IntN(2) == 0
 			message := fmt.Sprintf("seed %d: rise %d, fall %d, start down %v", seed, rise, fall, startDown)
-			var results []bool
+			var mu sync.Mutex
+			var all []bool
 			var events recorder
 			p := poolOf(t, Config[int]{
 				Endpoints: endpointsOf(1),
 				OnEvent:   events.record,
 				Health: HealthConfig[int]{
 					Check: func(context.Context, Endpoint[int]) error {
-						results = append(results, r.IntN(3) > 0)
-						if results[len(results)-1] {
+						mu.Lock()
+						defer mu.Unlock()
+						all = append(all, r.IntN(3) > 0)
+						if all[len(all)-1] {
 							return nil
 						}
-						return fmt.Errorf("check %d: %w", len(results), errSick)
+						return fmt.Errorf("check %d: %w", len(all), errSick)
 					},
 					Interval: time.Second, Jitter: -1, Rise: rise, Fall: fall, StartDown: startDown,
 				},
 			})
-			require.Equal(t, []string{"Added a"}, events.take(), message)
 			up := !startDown
 			for i := range 100 {
 				synctest.Wait()
+				mu.Lock()
+				results := slices.Clone(all)
+				mu.Unlock()
 				require.Len(t, results, i+1, message)
-				last := func(n int, want bool) bool {
+				lastAre := func(n int, want bool) bool {
 					return len(results) >= n && !slices.Contains(results[len(results)-n:], !want)
 				}
 				var want []string
 				switch {
-				case !up && (last(rise, true) || i == 0 && results[0]):
+				case !up && (lastAre(rise, true) || i == 0 && results[0]):
 					up, want = true, []string{"Up a"}
-				case up && last(fall, false):
+				case up && lastAre(fall, false):
 					up, want = false, []string{"Down a"}
 				}
-				if errs := events.errs; !up && want != nil {
-					require.EqualError(t, errs[0], fmt.Sprintf("check %d: sick", i+1), message)
-				} else if up && want != nil {
-					require.NoError(t, errs[0], message)
+				if errs := events.errs; want != nil {
+					if last := errs[len(errs)-1]; up {
+						require.NoError(t, last, message)
+					} else {
+						require.EqualError(t, last, fmt.Sprintf("check %d: sick", i+1), message)
+					}
+				}
+				if i == 0 {
+					want = append([]string{"Added a"}, want...)
 				}
 				require.Equal(t, want, events.take(), "%s, after %v", message, results)
 				s := statsOf(t, p, "a")
@@ -147,7 +157,9 @@ func TestHealthTimeout(t *testing.T) {
 			Interval: time.Second, Timeout: 9 * time.Second, Jitter: -1, Fall: 2,
 		}})
 		time.Sleep(19*time.Second - 1)
+		mu.Lock()
 		require.Equal(t, map[string]int{"a": 19, "b": 2, "c": 19}, checks)
+		mu.Unlock()
 		require.Equal(t, Healthy, statsOf(t, p, "b").State)
 		require.ErrorIs(t, statsOf(t, p, "b").CheckError, context.DeadlineExceeded)
 		time.Sleep(1)
@@ -182,13 +194,16 @@ func TestHealthPanic(t *testing.T) {
 // TestHealthSet changes endpoints between their checks, which keeps what is known of them.
 func TestHealthSet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // for the checks of two endpoints
 		var seen []Endpoint[int]
-		fail := true
+		var well atomic.Bool
 		var events recorder
 		p := poolOf(t, Config[int]{OnEvent: events.record, Endpoints: endpointsOf(1), Health: HealthConfig[int]{
 			Check: func(_ context.Context, e Endpoint[int]) error {
+				mu.Lock()
+				defer mu.Unlock()
 				seen = append(seen, e)
-				if fail {
+				if !well.Load() {
 					return errSick
 				}
 				return nil
@@ -213,17 +228,21 @@ func TestHealthSet(t *testing.T) {
 		require.Equal(t, Unhealthy, statsOf(t, p, "a").State, "Set makes nobody well")
 		require.Equal(t, Healthy, statsOf(t, p, "b").State)
 		require.Equal(t, map[string]int{"b": 10}, countPicks(t, p, 10, Request{}))
-		fail = false
+		well.Store(true)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		require.Equal(t, []string{"Added b", "Up a"}, events.take())
 
 		require.NoError(t, p.SetWeight("a", 0))
+		mu.Lock()
 		checks := len(seen)
+		mu.Unlock()
 		require.Equal(t, Weightless, statsOf(t, p, "a").State)
 		time.Sleep(time.Second)
 		synctest.Wait()
+		mu.Lock()
 		require.Len(t, seen, checks+2, "who has no weight is checked, too")
+		mu.Unlock()
 	})
 }
 
@@ -235,6 +254,7 @@ func TestHealthRemoved(t *testing.T) {
 			value          int
 		}
 		begin := time.Now()
+		var mu sync.Mutex
 		var checks []check
 		var events recorder
 		p := poolOf(t, Config[int]{OnEvent: events.record, Endpoints: endpointsOf(1), Health: HealthConfig[int]{
@@ -243,6 +263,8 @@ func TestHealthRemoved(t *testing.T) {
 				<-ctx.Done()
 				time.Sleep(time.Second) // it is slow to notice
 				c.ended = time.Since(begin)
+				mu.Lock()
+				defer mu.Unlock()
 				checks = append(checks, c)
 				return errSick
 			},
@@ -253,17 +275,24 @@ func TestHealthRemoved(t *testing.T) {
 		require.NoError(t, p.Add(Endpoint[int]{ID: "a", Value: 1, Weight: 1}))
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		require.Equal(t, []check{{0, 3 * time.Second, 0}}, checks)
+		done := func() []check {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(checks)
+		}
+		require.Equal(t, []check{{0, 3 * time.Second, 0}}, done())
 		require.Equal(t, Healthy, statsOf(t, p, "a").State, "the result of a check that was stopped does not count")
 		require.NoError(t, statsOf(t, p, "a").CheckError)
 		time.Sleep(9 * time.Second)
 		synctest.Wait()
-		require.Equal(t, []check{{0, 3 * time.Second, 0}, {2 * time.Second, 13 * time.Second, 1}}, checks)
+		require.Equal(t, []check{{0, 3 * time.Second, 0}, {2 * time.Second, 13 * time.Second, 1}}, done())
 		require.Equal(t, Unhealthy, statsOf(t, p, "a").State)
 		require.NoError(t, p.Remove("a"))
 		time.Sleep(time.Hour)
-		require.Len(t, checks, 2)
+		require.Len(t, done(), 2)
+		p.mu.Lock()
 		require.Empty(t, p.checkers)
+		p.mu.Unlock()
 		require.Equal(t, []string{"Added a", "Removed a", "Added a", "Down a", "Removed a"}, events.take())
 	})
 }
