@@ -24,7 +24,7 @@ type BreakerConfig struct {
 	// Window is the time over which FailureRate is measured, in ten steps; at least 10 ms. 0: 10 s.
 	Window time.Duration
 	// OpenFor is how long nothing is let through, at least 1 ms. 0: 5 s. It is also how long those that are let through
-	// then have to end, before others are let through in their place.
+	// then have to end, from the last of them on, before others are let through in the place of those that have not.
 	OpenFor time.Duration
 	// Probes is how many requests are let through after that, and must succeed for the Breaker to close. 0: 1.
 	Probes int
@@ -74,7 +74,7 @@ type Breaker struct {
 
 	mu         sync.Mutex
 	state      BreakerState
-	generation uint64        // counts changes of state
+	generation uint64        // results of another do not count: of before a change of state, or of lost probes
 	until      time.Duration // Open: when it becomes half-open; HalfOpen: when new probes are let through
 	probes     int           // HalfOpen: let through and not ended
 	succeeded  int           // HalfOpen
@@ -143,16 +143,23 @@ func (b *Breaker) Allow() (Permit, error) {
 	defer b.mu.Unlock()
 	if b.state != Closed {
 		now := time.Since(b.start)
-		if now >= b.until {
+		if b.state == Open {
+			if now < b.until {
+				return Permit{}, fmt.Errorf("%w, for %v more", ErrOpen, b.until-now)
+			}
 			b.enterLocked(HalfOpen, now)
 		}
-		if b.state == Open {
-			return Permit{}, fmt.Errorf("%w, for %v more", ErrOpen, b.until-now)
-		}
 		if b.probes+b.succeeded >= b.config.Probes {
-			return Permit{}, fmt.Errorf("%w: half-open, and waiting for %d requests", ErrOpen, b.probes)
+			if now < b.until {
+				return Permit{}, fmt.Errorf("%w: half-open, and waiting for %d requests", ErrOpen, b.probes)
+			}
+			// Others in the place of those that have not ended. What has succeeded still counts: otherwise
+			// a service with few requests would never be trusted again.
+			b.generation++
+			b.probes = 0
 		}
 		b.probes++
+		b.waitLocked(now)
 	}
 	return Permit{b: b, generation: b.generation}, nil
 }
@@ -204,7 +211,7 @@ func (b *Breaker) done(generation uint64, o Outcome) {
 	}
 	c := &b.config
 	if c.ConsecutiveFailures > 0 && b.streak >= c.ConsecutiveFailures ||
-		c.FailureRate > 0 && ok+failed >= c.MinRequests && float64(failed) >= c.FailureRate*float64(ok+failed) {
+		c.FailureRate > 0 && ok+failed >= c.MinRequests && float64(failed)/float64(ok+failed) >= c.FailureRate { // 0.07 · 100 is more than 7
 		b.enterLocked(Open, now)
 	}
 }
@@ -227,12 +234,17 @@ func (b *Breaker) enterLocked(s BreakerState, now time.Duration) {
 	}
 	b.state = s
 	b.generation++
+	b.waitLocked(now)
+	b.probes, b.succeeded, b.streak = 0, 0, 0
+	clear(b.steps[:])
+}
+
+// waitLocked sets until.
+func (b *Breaker) waitLocked(now time.Duration) {
 	b.until = now + b.config.OpenFor
 	if b.until < now { // overflow
 		b.until = 1<<63 - 1
 	}
-	b.probes, b.succeeded, b.streak = 0, 0, 0
-	clear(b.steps[:])
 }
 
 // flush calls OnChange; if somebody is about it already, it leaves the rest to them.
