@@ -67,7 +67,7 @@ type naiveResult struct {
 
 type naivePermit struct {
 	void   bool // its result does not count
-	permit Permit
+	permit *Permit
 }
 
 func (n *naiveBreaker) enter(s BreakerState, now time.Duration) {
@@ -180,10 +180,10 @@ func TestBreakerModel(t *testing.T) {
 						p.Done(OK)
 						break
 					}
-					n.out[len(n.out)-1].permit = p
+					n.out[len(n.out)-1].permit = &p
 				case k < 8 && len(n.out) > 0:
 					j := r.IntN(len(n.out))
-					p, o := &n.out[j].permit, []Outcome{OK, ClientError, OK.WithLoad(1)}[r.IntN(3)]
+					p, o := n.out[j].permit, []Outcome{OK, ClientError, OK.WithLoad(1)}[r.IntN(3)]
 					canceled := r.IntN(10) == 0
 					failed := !canceled && r.Float64() < failures
 					if failed {

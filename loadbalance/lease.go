@@ -81,19 +81,28 @@ func OutcomeOf(err error) Outcome {
 		return OK
 	}
 	var own interface{ Outcome() Outcome }
-	var op *net.OpError
 	var timeout interface{ Timeout() bool }
 	switch {
 	case errors.As(err, &own):
 		return own.Outcome()
 	case errors.Is(err, context.Canceled):
 		return Canceled
-	case errors.As(err, &op) && op.Op == "dial":
+	case dialed(err):
 		return ConnectError
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return Timeout
 	}
 	return ServerError
+}
+
+// dialed reports whether err is of a failed dial. That to a proxy is inside of another OpError, with net/http.
+func dialed(err error) bool {
+	for op := (*net.OpError)(nil); errors.As(err, &op); err = op.Err {
+		if op.Op == "dial" {
+			return true
+		}
+	}
+	return false
 }
 
 // A Lease is a request in flight at an endpoint. Done must be called when it has ended; Pool.Do cannot forget
