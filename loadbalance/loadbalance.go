@@ -213,12 +213,18 @@ type Diff struct {
 // nothing, if an ID is empty or there twice (ErrDuplicate), there are more than MaxEndpoints, or the Policy
 // cannot work with them. It takes O(n log n), and what the Policy takes.
 func (p *Pool[T]) Set(endpoints []Endpoint[T]) (Diff, error) {
-	next := slices.Clone(endpoints)
-	slices.SortStableFunc(next, func(a, b Endpoint[T]) int { return strings.Compare(a.ID, b.ID) })
+	next := sorted(endpoints)
 	p.mu.Lock()
 	defer p.flush()
 	defer p.mu.Unlock()
 	return p.setLocked(next)
+}
+
+// sorted returns a copy of endpoints in the order of their IDs.
+func sorted[T any](endpoints []Endpoint[T]) []Endpoint[T] {
+	s := slices.Clone(endpoints)
+	slices.SortStableFunc(s, func(a, b Endpoint[T]) int { return strings.Compare(a.ID, b.ID) })
+	return s
 }
 
 // Add adds an endpoint. It returns an error if its ID is there already (ErrDuplicate), and otherwise as Set.

@@ -15,6 +15,8 @@ type Resolver[T any] func(ctx context.Context) ([]Endpoint[T], error)
 
 // A resolution is what is known of the last call of a Resolver.
 type resolution struct {
+	calls    int       // that have begun
+	latest   int       // of those that have succeeded, the one that began last
 	at       time.Time // of the last that succeeded
 	failures int       // since then
 	err      error
@@ -50,33 +52,41 @@ func (p *Pool[T]) resolve() {
 
 // Refresh calls Resolve now, in the goroutine of the caller, and sets the endpoints that it returns. If it returns an
 // error, or none, or what is not valid, the endpoints stay as they are, and Refresh returns an error. It
-// is of use to wait for the first endpoints, and when a name is known to have changed. Without a
-// Resolver it does nothing.
+// is of use to wait for the first endpoints, and when a name is known to have changed. When several calls of Resolve
+// overlap, what comes after the endpoints of one that began later is ignored. Without a Resolver, Refresh does nothing.
 func (p *Pool[T]) Refresh(ctx context.Context) error {
 	if p.config.Resolve == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
+	p.mu.Lock()
+	p.resolved.calls++
+	call := p.resolved.calls
+	p.mu.Unlock()
 	found, err := p.callResolver(ctx)
 	if err == nil && len(found) == 0 {
 		err = errResolvedNone
 	}
-	if err == nil {
-		_, err = p.Set(found)
-	}
+	found = sorted(found)
+
 	p.mu.Lock()
 	defer p.flush()
 	defer p.mu.Unlock()
-	p.resolved.err = err
+	r := &p.resolved
+	if call < r.latest {
+		return nil // there is a newer answer
+	}
 	if err == nil {
-		p.resolved.failures, p.resolved.at = 0, time.Now()
+		_, err = p.setLocked(found)
+	}
+	r.err = err
+	if err == nil {
+		r.latest, r.failures, r.at = call, 0, time.Now()
 		return nil
 	}
-	p.resolved.failures++
-	if !p.closed {
-		p.emitLocked(Event{Kind: ResolveFailed, Err: err})
-	}
+	r.failures++
+	p.emitLocked(Event{Kind: ResolveFailed, Err: err})
 	return err
 }
 
