@@ -236,7 +236,7 @@ func TestBreakerProbes(t *testing.T) {
 		require.EqualError(t, err, "loadbalance: the Breaker is open: half-open, and waiting for 3 requests")
 		time.Sleep(time.Second - 1)
 		allow(false)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		// Others in their place, whose results count, and not those of the lost.
 		instead := []*Permit{allow(true), allow(true), allow(true)}
 		allow(false)

@@ -35,7 +35,7 @@ func TestBudgetInvalid(t *testing.T) {
 
 // TestBudgetModel compares a Budget with one that counts in millionths.
 func TestBudgetModel(t *testing.T) {
-	for seed := range uint64(few(200)) {
+	for seed := range uint64(few(80)) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		millionths := []int{1, 1000, 100_000, 200_000, 333_333, 1_000_000, 1_500_000, 1_000_000_000, 1 + r.IntN(1_000_000_000)}[r.IntN(9)]
 		c := BudgetConfig{Ratio: float64(millionths) / 1e6, Burst: []int{0, 1, 10, 1_000_000, 1 + r.IntN(100)}[r.IntN(5)]}

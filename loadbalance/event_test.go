@@ -2,7 +2,6 @@ package loadbalance
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -79,8 +78,7 @@ func TestEventsInOrder(t *testing.T) {
 	there := make(map[string]bool) // guarded by the promise that events come one at a time
 	draining := make(map[string]bool)
 	var wrong []Event
-	var p *Pool[int]
-	p = poolOf(t, Config[int]{OnEvent: func(e Event) {
+	p := poolOf(t, Config[int]{OnEvent: func(e Event) {
 		if calls.Add(1) > 1 {
 			wrong = append(wrong, Event{ID: "at the same time"})
 		}
@@ -140,8 +138,7 @@ func TestEventsInOrder(t *testing.T) {
 func TestEventPanics(t *testing.T) {
 	for _, exits := range []bool{false, true} {
 		var events recorder
-		var p *Pool[int]
-		p = poolOf(t, Config[int]{OnEvent: func(e Event) {
+		p := poolOf(t, Config[int]{OnEvent: func(e Event) {
 			events.record(e)
 			if e.Kind == Added && e.ID == "b" {
 				if exits {
@@ -206,6 +203,6 @@ func TestEventsClose(t *testing.T) {
 		require.Equal(t, ErrClosed, err)
 		require.Zero(t, p.Stats().Available)
 		p.Close()
-		require.Empty(t, events.take(), fmt.Sprint("nothing changes any more"))
+		require.Empty(t, events.take(), "nothing changes any more")
 	})
 }

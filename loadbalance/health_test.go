@@ -162,7 +162,7 @@ func TestHealthTimeout(t *testing.T) {
 		mu.Unlock()
 		require.Equal(t, Healthy, statsOf(t, p, "b").State)
 		require.ErrorIs(t, statsOf(t, p, "b").CheckError, context.DeadlineExceeded)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, Unhealthy, statsOf(t, p, "b").State)
 		require.Equal(t, 2, p.Stats().Available)

@@ -74,7 +74,7 @@ func TestOutlierConsecutive(t *testing.T) {
 			time.Sleep(30*time.Second - 1)
 			synctest.Wait()
 			require.Empty(t, events.take())
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			require.Equal(t, []string{"Returned a"}, events.take())
 			require.Equal(t, Healthy, statsOf(t, p, "a").State)
@@ -99,7 +99,7 @@ func TestOutlierSpans(t *testing.T) {
 			time.Sleep(s.EjectedFor - 1)
 			synctest.Wait()
 			require.Equal(t, Outlying, statsOf(t, p, "a").State)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			require.Equal(t, Healthy, statsOf(t, p, "a").State)
 		}
@@ -365,7 +365,7 @@ func TestOutlierRates(t *testing.T) {
 				time.Sleep(time.Duration(evalAt-p.core.now()) - 1)
 				synctest.Wait()
 				require.Equal(t, n, p.Stats().Available, "%s: too soon", message)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				left := n
 				for _, s := range p.Stats().Endpoints {
@@ -437,7 +437,7 @@ func TestOutlierLongest(t *testing.T) {
 		time.Sleep(year - 1)
 		synctest.Wait()
 		require.Equal(t, 2, p.Stats().Available)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, 3, p.Stats().Available)
 	})
