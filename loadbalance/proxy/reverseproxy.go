@@ -34,8 +34,8 @@ type ReverseProxyConfig struct {
 	TrustForwarded bool
 	// PreserveHost sends the Host of the incoming request. Otherwise it is the endpoint's.
 	PreserveHost bool
-	// Rewrite changes requests before they are sent, at the end of what this package does itself. The URL's
-	// scheme and host are set after it. It must not change In. nil: nothing else is changed.
+	// Rewrite changes requests before they are sent, at the end of what this package does itself. The URL's scheme and
+	// host are set after it; Out.Host stays, if it sets that. It must not change In. nil: nothing else is changed.
 	Rewrite func(*httputil.ProxyRequest)
 
 	// ModifyResponse changes answers, or returns an error for ErrorHandler; see httputil.ReverseProxy. nil: they
@@ -88,6 +88,7 @@ func NewReverseProxy(pool *loadbalance.Pool[*url.URL], c ReverseProxyConfig) (*h
 			if !c.PreserveHost {
 				r.Out.Host = ""
 			}
+			r.Out.URL.Host = "" // what there may be is from the client: GET http://host/
 			if c.Rewrite != nil {
 				c.Rewrite(r)
 			}

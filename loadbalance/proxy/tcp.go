@@ -400,6 +400,7 @@ func (k *link) dial() (conn net.Conn, err error) {
 func (k *link) relay(endpoint net.Conn) loadbalance.Outcome {
 	defer endpoint.Close()
 	defer context.AfterFunc(k.p.stopped, func() { endpoint.Close() })()
+	k.lease.Answered(loadbalance.OK) // so latency is the time to connect
 	k.last.Store(int64(time.Since(k.start)))
 	var up sync.WaitGroup
 	up.Go(func() {

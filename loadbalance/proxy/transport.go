@@ -48,6 +48,10 @@ type TransportConfig struct {
 	// Sticky has a client get the same endpoint again by a cookie. nil: there is none.
 	Sticky *StickyCookie
 
+	// EndpointHost sends the host of the endpoint's URL as Host. Otherwise it is that of the request, or of its URL: a name
+	// of the service, which all endpoints go by. A request with neither, as a server gets it, has the endpoint's.
+	EndpointHost bool
+
 	// Outcome tells how a try ended, by the header of the answer, or by an error if there was none; both are there if the
 	// body has ended with an error. It is not asked about requests that the caller has given up. nil: Classify.
 	Outcome func(*http.Response, error) loadbalance.Outcome
@@ -143,7 +147,7 @@ func newBase() *http.Transport {
 
 // RoundTrip sends a request to an endpoint, and to another if that fails and the request may be retried; see the
 // package comment for when. The request in flight ends when the body of the answer has been read to its end, or is
-// closed. If the request has a Host, it is sent as it is; otherwise the endpoint gets its own.
+// closed; its latency is the time to the header.
 //
 // It returns an Error if the last try has no answer, and the answer of the last try, with whatever status, if it has. If
 // there is no endpoint to try, its error wraps loadbalance.ErrUnavailable.
@@ -339,6 +343,9 @@ func (c *call) try(req *http.Request, b *body) (resp *http.Response, err error) 
 	default:
 		c.outcome = config.Outcome(resp, err)
 	}
+	if resp != nil {
+		c.lease.Answered(c.outcome) // how long the body takes says nothing of the endpoint
+	}
 	if config.OnTry != nil {
 		x := Try{Request: req, ID: c.lease.ID(), Number: c.number, Err: err, Duration: time.Since(start), Outcome: c.outcome}
 		if resp != nil {
@@ -367,6 +374,11 @@ func (c *call) send(req *http.Request, u *url.URL, b *body) (*http.Response, err
 	c.url = *req.URL
 	joinURL(&c.url, u)
 	c.out.URL = &c.url
+	if c.t.config.EndpointHost {
+		c.out.Host = ""
+	} else if c.out.Host == "" {
+		c.out.Host = req.URL.Host
+	}
 	b.set(&c.out)
 	resp, err := c.t.config.Base.RoundTrip(&c.out)
 	if timer != nil && !timer.Stop() && c.ctx.Err() == nil {
