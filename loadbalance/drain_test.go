@@ -211,7 +211,8 @@ func TestDrainOldSnapshot(t *testing.T) {
 		}
 		require.Zero(t, h.inFlight())
 		p.mu.Lock()
-		require.Zero(t, h.picksLocked())
+		all, _ := h.countsLocked()
+		require.Zero(t, all)
 		p.mu.Unlock()
 	}
 }

@@ -15,7 +15,7 @@ type HealthConfig[T any] struct {
 
 	// Check asks an endpoint whether it is well. It must return when ctx ends, and is called by a goroutine
 	// of the Pool; what it panics with counts as an error. See CheckTCP, and CheckHTTP of package proxy. nil:
-	// nobody is asked, and the other fields mean nothing.
+	// nobody is asked.
 	Check func(ctx context.Context, e Endpoint[T]) error
 	// Interval is the time from the end of a check to the next, at least 1 ms, and at most a year. 0: 5 s.
 	Interval time.Duration

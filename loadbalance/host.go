@@ -85,13 +85,19 @@ func (h *host) enter() bool {
 
 // leave undoes what enter has added, or only that it is in flight.
 func (h *host) leave(what uint64) {
-	switch word := h.word.Add(-what); flight(word) {
-	case flightMask:
-		h.word.Add(what) // a copy of a Lease has ended what ended before
-	case 0:
-		if word&closed != 0 {
-			h.core.emptied(h)
+	word := h.word.Add(-what)
+	for flight(word) > flightMask/2 { // a copy of a Lease has ended what ended before
+		if h.word.CompareAndSwap(word, word+one) {
+			word += one
+			if h.core.counted {
+				h.core.total.Add(1)
+			}
+			break
 		}
+		word = h.word.Load() // who enters, or ends twice, too, may have mended it
+	}
+	if flight(word) == 0 && word&closed != 0 {
+		h.core.emptied(h)
 	}
 }
 
@@ -280,11 +286,12 @@ func (c *core) findMedian(now int64) {
 	c.median.Store(math.Float32bits(found[(len(found)-1)/2]))
 }
 
-// picks returns how many requests were given to the host. It must be called now and then, before word
-// has counted 2^39 more. It needs the mutex of the Pool.
-func (h *host) picksLocked() uint64 {
-	n := h.word.Load() >> (1 + flightBits)
+// countsLocked returns how many requests were given to the host, and how many of them are in flight. It must be called
+// now and then, before word has counted 2^39 more.
+func (h *host) countsLocked() (all uint64, inFlight int64) {
+	word := h.word.Load()
+	n := word >> (1 + flightBits)
 	h.total += (n - h.seen) & pickedMask
 	h.seen = n
-	return h.total
+	return h.total, flight(word)
 }

@@ -340,3 +340,32 @@ func TestPanicOfLevels(t *testing.T) {
 		}
 	})
 }
+
+// A level that is not needed is there for requests that have been tried with all of those that are.
+func TestTriedGoesToTheReserve(t *testing.T) {
+	es := endpoints(1, 1, 1, 1)
+	es[2].Priority, es[3].Priority = 1, 7
+	for name, policy := range policies() {
+		p, err := New(Config[int]{Policy: policy, Endpoints: es, Seed: 1})
+		require.NoError(t, err)
+		require.Equal(t, 2, p.Stats().Available)
+		require.Equal(t, []int{0, 0}, count(4, picks(t, p, 100, anyRequest))[2:], name)
+		var r Request
+		var order []int
+		for range 4 {
+			l, err := p.Pick(r)
+			require.NoError(t, err, name)
+			order = append(order, l.Value())
+			r.Tried = append(r.Tried, l.ID())
+			l.Done(ServerError)
+		}
+		require.ElementsMatch(t, []int{0, 1}, order[:2], name)
+		require.Equal(t, []int{2, 3}, order[2:], name)
+		_, err = p.Pick(r)
+		require.ErrorIs(t, err, ErrTried, name)
+		l, err := p.PickID("h00003")
+		require.NoError(t, err, "a session that is there stays")
+		l.Done(OK)
+		p.Close()
+	}
+}

@@ -1,8 +1,10 @@
 package loadbalance
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -164,6 +166,8 @@ func (p *Pool[T]) evaluateLocked(now int64) bool {
 		variance += (r.rate - mean) * (r.rate - mean)
 	}
 	floor := mean - c.SuccessRateFactor*math.Sqrt(variance/float64(len(rates)))
+	// The worst first, as there may be more than can be ejected.
+	slices.SortStableFunc(rates, func(a, b rated) int { return cmp.Compare(a.rate, b.rate) })
 	ejected := false
 	for _, r := range rates {
 		if r.rate < floor {

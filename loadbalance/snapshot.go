@@ -9,6 +9,7 @@ import (
 type snapshot[T any] struct {
 	state
 	endpoints []*endpoint[T]
+	available int // of these, how many have a part of the requests
 }
 
 // find returns the endpoint with that ID, or nil.
@@ -18,9 +19,6 @@ func (s *snapshot[T]) find(id string) *endpoint[T] {
 			return s.endpoints[first+i]
 		}
 		return nil
-	}
-	if s.picker != nil {
-		return at(s.view.l, 0)
 	}
 	for _, l := range s.levels {
 		if e := at(l.list, l.first); e != nil {
@@ -37,9 +35,11 @@ type state struct {
 	view   View
 	err    error // why there is none
 
-	// levels are those that are used, if there are more than one, in order of priority. Their endpoints come
-	// one after the other in endpoints.
+	// levels are those that have a part of the requests, in order of priority, and then the others, which are for
+	// requests that have been tried with all endpoints of these. Their endpoints come one after the other in
+	// endpoints.
 	levels []share
+	used   int // how many have a part
 }
 
 // A share is the part of a level in the requests.
@@ -84,15 +84,13 @@ func (s *state) pickAmong(r Request) (i int, now int64, err error) {
 		return 0, 0, s.err
 	}
 	levels, chosen := s.levels, 0
-	if levels == nil {
-		levels = []share{{level: &level{s.view.l, s.picker}}}
-	} else {
+	if s.used > 1 {
 		// The level goes by the Hash where requests with the same one are to stay together.
 		x := s.core.rand()
 		if r.Hash != 0 {
 			x = mix(r.Hash + golden)
 		}
-		for chosen < len(levels)-1 && x > levels[chosen].upTo {
+		for chosen < s.used-1 && x > levels[chosen].upTo {
 			chosen++
 		}
 	}
@@ -164,6 +162,14 @@ type tier[T any] struct {
 	panics   bool
 }
 
+// picked returns those that can be picked.
+func (t *tier[T]) picked() []*endpoint[T] {
+	if t.panics {
+		return t.usable
+	}
+	return t.healthy
+}
+
 // rebuildLocked makes a snapshot of the endpoints as they are now, and closes who is in it no longer.
 func (p *Pool[T]) rebuildLocked() {
 	if p.closed {
@@ -175,27 +181,32 @@ func (p *Pool[T]) rebuildLocked() {
 	s.err = err
 	levels := make(map[uint8]*level, len(tiers))
 	total := 0.0
+	var reserve []*tier[T]
+	use := func(l *level, t *tier[T], upTo uint64) {
+		s.levels = append(s.levels, share{l, upTo, len(s.endpoints)})
+		s.endpoints = append(s.endpoints, t.picked()...)
+	}
 	for _, t := range tiers {
-		use := t.healthy
-		if t.panics {
-			use = t.usable
-		}
-		l := p.levelLocked(t.priority, use, t.usable, now)
+		l := p.levelLocked(t.priority, t.picked(), t.usable, now)
 		levels[t.priority] = l
 		if t.part == 0 {
-			continue // but its Picker is kept, for when it is needed
+			reserve = append(reserve, t)
+			continue
 		}
 		total += t.part
 		upTo := uint64(math.MaxUint64)
 		if total < 1-1e-9 {
 			upTo = uint64(total * (1 << 32) * (1 << 32))
 		}
-		s.levels = append(s.levels, share{l, upTo, len(s.endpoints)})
-		s.endpoints = append(s.endpoints, use...)
+		use(l, t, upTo)
 	}
-	if len(s.levels) == 1 {
+	s.used = len(s.levels)
+	s.available = len(s.endpoints)
+	for _, t := range reserve {
+		use(levels[t.priority], t, 0)
+	}
+	if s.used == 1 {
 		s.picker, s.view = s.levels[0].picker, View{s.levels[0].list}
-		s.levels = nil
 	}
 	if p.core.timed {
 		hosts := make([]*host, len(s.endpoints))

@@ -5,7 +5,7 @@ import "time"
 // Stats are what a Pool knows of its endpoints.
 type Stats struct {
 	Endpoints []EndpointStats // in the order of their IDs
-	Available int             // how many can be picked
+	Available int             // how many can be picked now
 	Panicked  bool            // some are picked whether they are healthy or not
 
 	Resolved        time.Time // when Resolve has last succeeded; zero: never
@@ -65,7 +65,7 @@ func (p *Pool[T]) Stats() Stats {
 	defer p.mu.Unlock()
 	s := Stats{
 		Endpoints:       make([]EndpointStats, len(p.list)),
-		Available:       len(p.snap.Load().endpoints),
+		Available:       p.snap.Load().available,
 		Resolved:        p.resolved.at,
 		ResolveFailures: p.resolved.failures,
 		ResolveError:    p.resolved.err,
@@ -78,12 +78,11 @@ func (p *Pool[T]) Stats() Stats {
 		h := e.h
 		x := EndpointStats{
 			ID: e.ID, Weight: e.Weight, Zone: e.Zone, Priority: e.Priority,
-			InFlight:   h.inFlight(),
 			Ramp:       float64(p.rampOf(h, now)) / rampUnit,
-			Picked:     h.picksLocked(),
 			Ejections:  h.ejections,
 			CheckError: h.lastErr,
 		}
+		x.Picked, x.InFlight = h.countsLocked()
 		switch {
 		case h.draining:
 			x.State = Drained
