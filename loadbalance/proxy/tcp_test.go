@@ -272,6 +272,7 @@ func inBubble(t *testing.T, addresses []string, c TCPConfig, f func(t *testing.T
 		l := newListener()
 		served := make(chan error, 1)
 		go func() { served <- p.Serve(l) }()
+		defer p.Close() // if f fails
 		f(t, p, l, pool)
 		require.NoError(t, p.Close())
 		require.NoError(t, p.Close())
@@ -371,6 +372,7 @@ func TestMaxConnections(t *testing.T) {
 		ping(t, a)
 		ping(t, b)
 		gone(t, l.connect())
+		synctest.Wait()
 		require.Equal(t, TCPStats{Active: 2, Accepted: 2, Refused: 1, Sent: 8, Received: 8}, p.Stats())
 		a.Close()
 		synctest.Wait()
