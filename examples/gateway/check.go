@@ -1,0 +1,376 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"net/netip"
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// check says all that is wrong, but for what only the constructors of the parts can know.
+func (c *config) check() error {
+	var errs []error
+	bad := func(at []any, format string, args ...any) {
+		errs = append(errs, c.errorAt(at, format, args...))
+	}
+	if len(c.Listeners) == 0 {
+		bad([]any{"listeners"}, "must be at least one")
+	}
+	for i, l := range c.Listeners {
+		at := []any{"listeners", i}
+		c.checkAddress(bad, append(at, "address"), l.Address)
+		if t := l.TLS; t != nil {
+			switch {
+			case len(t.SelfSigned) > 0 && (t.Cert != "" || t.Key != ""):
+				bad(append(at, "tls"), "must have cert and key, or self_signed, got both")
+			case len(t.SelfSigned) == 0 && (t.Cert == "" || t.Key == ""):
+				bad(append(at, "tls"), "must have cert and key, or self_signed")
+			}
+			if i := slices.Index(t.SelfSigned, ""); i >= 0 {
+				bad(append(at, "tls", "self_signed", i), "must be a name or address, got \"\"")
+			}
+		}
+	}
+	for i, s := range c.TrustedProxies {
+		p, err := netip.ParsePrefix(s)
+		if err != nil || p.Bits() == 0 {
+			bad([]any{"trusted_proxies", i}, "must be a prefix such as 10.0.0.0/8, and not of everybody, got %q", s)
+			continue
+		}
+		c.trusted = append(c.trusted, p.Masked())
+	}
+	if c.Admin.Address != "" {
+		c.checkAddress(bad, []any{"admin", "address"}, c.Admin.Address)
+	}
+	if d := c.Shutdown.Delay; d < 0 {
+		bad([]any{"shutdown", "delay"}, "must be at least 0, got %v", d)
+	}
+	if d := c.Shutdown.Timeout; d < 0 {
+		bad([]any{"shutdown", "timeout"}, "must be at least 0, got %v", d)
+	}
+	if c.Shutdown.Timeout == 0 {
+		c.Shutdown.Timeout = 10 * time.Second
+	}
+	if c.AccessLog == "" {
+		c.AccessLog = "stdout"
+	}
+	c.checkKeys(bad)
+	if len(c.Pools) == 0 {
+		bad([]any{"pools"}, "must be at least one")
+	}
+	for name, p := range c.Pools {
+		c.checkPool(bad, name, p)
+	}
+	if len(c.Routes) == 0 {
+		bad([]any{"routes"}, "must be at least one")
+	}
+	names := map[string]bool{}
+	for i := range c.Routes {
+		r := &c.Routes[i]
+		if r.Name == "" {
+			bad([]any{"routes", i, "name"}, "must not be empty")
+		} else if names[r.Name] {
+			bad([]any{"routes", i, "name"}, "must be that of one route only, got %q again", r.Name)
+		}
+		names[r.Name] = true
+		c.checkRoute(bad, i, r)
+	}
+	slices.SortStableFunc(errs, func(a, b error) int { return lineOf(a) - lineOf(b) }) // pools are in no order
+	return errors.Join(errs...)
+}
+
+func lineOf(err error) int {
+	m := regexp.MustCompile(`:(\d+): `).FindStringSubmatch(err.Error())
+	n, _ := strconv.Atoi(m[1])
+	return n
+}
+
+type badFunc func(at []any, format string, args ...any)
+
+func (c *config) checkAddress(bad badFunc, at []any, a string) {
+	i := strings.LastIndexByte(a, ':')
+	if i < 0 {
+		bad(at, "must be host:port or :port, got %q", a)
+	} else if p, err := strconv.ParseUint(a[i+1:], 10, 16); err != nil || strconv.FormatUint(p, 10) != a[i+1:] {
+		bad(at, "must end in a port from 0 to 65535, got %q", a)
+	}
+}
+
+func (c *config) checkKeys(bad badFunc) {
+	names := map[string]bool{}
+	sums := map[[32]byte]string{}
+	for i := range c.APIKeys {
+		k := &c.APIKeys[i]
+		at := []any{"api_keys", i}
+		if !token(k.Name) {
+			bad(append(at, "name"), "must be of letters, digits, and - . _, got %q", k.Name)
+		} else if names[k.Name] {
+			bad(append(at, "name"), "must be that of one key only, got %q again", k.Name)
+		}
+		names[k.Name] = true
+		sum, err := hex.DecodeString(k.SHA256)
+		if err != nil || len(sum) != len(k.sum) {
+			bad(append(at, "sha256"), "must be the SHA-256 of the key as 64 hexadecimal digits, got %d characters", len(k.SHA256))
+			continue
+		}
+		k.sum = [32]byte(sum)
+		if other, ok := sums[k.sum]; ok {
+			bad(append(at, "sha256"), "must be that of one key only, got that of %q again", other)
+		}
+		sums[k.sum] = k.Name
+		if k.RateLimit != nil {
+			c.checkLimit(bad, append(at, "rate_limit"), *k.RateLimit)
+		}
+	}
+}
+
+func (c *config) checkLimit(bad badFunc, at []any, l limitConfig) {
+	switch {
+	case l.Count < 1:
+		bad(append(at, "count"), "must be at least 1, got %d", l.Count)
+	case l.Per <= 0:
+		bad(append(at, "per"), "must be more than 0, got %v", l.Per)
+	case l.Burst < 0:
+		bad(append(at, "burst"), "must be at least 0, got %d", l.Burst)
+	}
+}
+
+func (c *config) checkPool(bad badFunc, name string, p poolConfig) {
+	at := []any{"pools", name}
+	if !token(name) {
+		bad(at, "must have a name of letters, digits, and - . _")
+	}
+	c.checkPolicy(bad, append(at, "policy"), p.Policy)
+	switch {
+	case len(p.Endpoints) == 0 && p.DNS == nil:
+		bad(append(at, "endpoints"), "must be at least one, or dns must be set")
+	case len(p.Endpoints) > 0 && p.DNS != nil:
+		bad(append(at, "dns"), "must not be set with endpoints, as it would replace them")
+	}
+	ids := map[string]bool{}
+	for i := range p.Endpoints {
+		e := &p.Endpoints[i]
+		at := append(slices.Clip(at), "endpoints", i)
+		u, err := url.Parse(e.URL)
+		switch {
+		case err != nil || u.Host == "" || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https":
+			bad(append(at, "url"), "must be such as http://host:port, got %q", e.URL)
+			continue
+		case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+			bad(append(at, "url"), "must have no user, query or fragment, got %q", u.Redacted())
+			continue
+		}
+		e.url = u
+		if e.ID == "" {
+			e.ID = u.Host
+		}
+		if ids[e.ID] {
+			bad(append(at, "id"), "must be that of one endpoint only, got %q again", e.ID)
+		}
+		ids[e.ID] = true
+	}
+	if d := p.DNS; d != nil {
+		switch {
+		case d.Host == "":
+			bad(append(at, "dns", "host"), "must not be empty")
+		case d.Port == 0:
+			bad(append(at, "dns", "port"), "must be from 1 to 65535, got 0")
+		}
+	}
+	if h := p.Health; h != nil {
+		switch {
+		case (h.HTTP != "") == h.TCP:
+			bad(append(at, "health"), "must have either http, with a path, or tcp: true")
+		case h.HTTP != "" && !strings.HasPrefix(h.HTTP, "/"):
+			bad(append(at, "health", "http"), "must be a path, got %q", h.HTTP)
+		}
+	}
+}
+
+func (c *config) checkPolicy(bad badFunc, at []any, p *policyConfig) {
+	if p == nil {
+		return
+	}
+	if _, v := c.lookup(at...); v.Kind == yaml.MappingNode {
+		at = append(slices.Clip(at), "name")
+	}
+	if _, ok := policies[p.Name]; !ok {
+		bad(at, "must be one of %s, got %q", strings.Join(policyNames(), ", "), p.Name)
+		return
+	}
+	of := func(field string) []any { return append(slices.Clip(at[:len(at)-1]), field) }
+	if p.Name != "consistent_hash" {
+		if p.Algorithm != "" {
+			bad(of("algorithm"), "is for consistent_hash only, got it with %s", p.Name)
+		}
+		if p.Bound != 0 {
+			bad(of("bound"), "is for consistent_hash only, got it with %s", p.Name)
+		}
+	} else {
+		if _, ok := algorithms[p.Algorithm]; !ok && p.Algorithm != "" {
+			bad(of("algorithm"), "must be one of %s, got %q", strings.Join(algorithmNames(), ", "), p.Algorithm)
+		}
+		if p.Bound != 0 && !(p.Bound >= 1 && p.Bound <= 1000) {
+			bad(of("bound"), "must be 0, which is none, or from 1 to 1000, got %v", p.Bound)
+		}
+	}
+	switch {
+	case p.Inner == nil:
+	case p.Name != "prefer_zone":
+		bad(of("inner"), "is for prefer_zone only, got it with %s", p.Name)
+	case p.Inner.Name == "prefer_zone":
+		bad(of("inner"), "must not be prefer_zone again")
+	default:
+		c.checkPolicy(bad, of("inner"), p.Inner)
+	}
+}
+
+func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
+	of := func(steps ...any) []any { return append([]any{"routes", i}, steps...) }
+	for j, h := range r.Hosts {
+		name := strings.TrimPrefix(h, "*.")
+		if name == "" || strings.ContainsAny(name, "*:/ ") || strings.ToLower(name) != name {
+			bad(of("hosts", j), "must be a name in lower case without a port, or one after \"*.\", got %q", h)
+		}
+	}
+	if (r.Path == "") == (r.Prefix == "") {
+		bad(of(), "must have either path or prefix")
+	}
+	for _, p := range []struct{ field, value string }{{"path", r.Path}, {"prefix", r.Prefix}, {"strip_prefix", r.StripPrefix}} {
+		if p.value != "" && !cleanPath(p.value) {
+			bad(of(p.field), "must begin with /, and have no //, /./ or /../, got %q", p.value)
+		}
+	}
+	if r.StripPrefix != "" && !under(r.Path+r.Prefix, r.StripPrefix) {
+		bad(of("strip_prefix"), "must be where the route's paths begin, %q, got %q", r.Path+r.Prefix, r.StripPrefix)
+	}
+	for j, m := range r.Methods {
+		if m == "" || strings.ToUpper(m) != m || !headerName.MatchString(m) {
+			bad(of("methods", j), "must be a method in upper case, got %q", m)
+		}
+	}
+	for k, v := range r.Headers {
+		c.checkHeader(bad, of("headers", k), k, v)
+	}
+	for _, h := range []struct {
+		field string
+		headersConfig
+	}{{"request_headers", r.RequestHeaders}, {"response_headers", r.ResponseHeaders}} {
+		for k, v := range h.Set {
+			c.checkHeader(bad, of(h.field, "set", k), k, v)
+			if strings.EqualFold(k, "Host") {
+				bad(of(h.field, "set", k), "must not be set; see preserve_host")
+			}
+		}
+		for k, v := range h.Add {
+			c.checkHeader(bad, of(h.field, "add", k), k, v)
+		}
+		for j, k := range h.Remove {
+			c.checkHeader(bad, of(h.field, "remove", j), k, "")
+		}
+	}
+	if _, ok := c.Pools[r.Pool]; !ok {
+		bad(of("pool"), "must be one of the pools, got %q", r.Pool)
+	}
+	c.checkPolicy(bad, of("policy"), r.Policy)
+	if h := r.Hash; h != nil {
+		n := 0
+		for _, set := range []bool{h.Header != "", h.Cookie != "", h.Address} {
+			if set {
+				n++
+			}
+		}
+		if n != 1 {
+			bad(of("hash"), "must have one of header, cookie, and address: true, got %d", n)
+		}
+		if h.Header != "" {
+			c.checkHeader(bad, of("hash", "header"), h.Header, "")
+		}
+		if h.Cookie != "" && !token(h.Cookie) {
+			bad(of("hash", "cookie"), "must be of letters, digits, and - . _, got %q", h.Cookie)
+		}
+	}
+	if s := r.Sticky; s != nil {
+		switch {
+		case !token(s.Cookie):
+			bad(of("sticky", "cookie"), "must be of letters, digits, and - . _, got %q", s.Cookie)
+		case s.Secret != "" && len(s.Secret) < 16:
+			bad(of("sticky", "secret"), "must have at least 16 characters, got %d", len(s.Secret))
+		}
+	}
+	if r.Timeout < 0 {
+		bad(of("timeout"), "must be at least 0, got %v", r.Timeout)
+	}
+	if n := r.Retries.Tries; n < 0 || n > 10 {
+		bad(of("retries", "tries"), "must be from 0 to 10, got %d", n)
+	}
+	if l := r.RateLimit; l != nil {
+		if l.By == "" {
+			l.By = "address"
+		}
+		switch {
+		case l.By != "address" && l.By != "api_key":
+			bad(of("rate_limit", "by"), "must be address or api_key, got %q", l.By)
+		case l.By == "api_key" && r.Auth == nil:
+			bad(of("rate_limit", "by"), "must not be api_key on a route without auth: the keys would not be known")
+		}
+		c.checkLimit(bad, of("rate_limit"), l.limitConfig)
+	}
+	if a := r.Auth; a != nil {
+		if a.APIKey == "" {
+			bad(of("auth", "api_key"), "must be the name of a header, got \"\"")
+		} else {
+			c.checkHeader(bad, of("auth", "api_key"), a.APIKey, "")
+		}
+		if len(c.APIKeys) == 0 {
+			bad(of("auth"), "needs api_keys, and there are none")
+		}
+		for j, name := range a.Keys {
+			if !slices.ContainsFunc(c.APIKeys, func(k apiKeyConfig) bool { return k.Name == name }) {
+				bad(of("auth", "keys", j), "must be the name of one of api_keys, got %q", name)
+			}
+		}
+	}
+}
+
+var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+
+func control(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
+
+func (c *config) checkHeader(bad badFunc, at []any, name, value string) {
+	if !headerName.MatchString(name) {
+		bad(at, "must be the name of a header, got %q", name)
+	}
+	if strings.ContainsFunc(value, control) {
+		bad(at, "must be the value of a header, got %q", value)
+	}
+}
+
+// token reports whether s can be in a label, a cookie and a log line without a second thought.
+func token(s string) bool {
+	return s != "" && len(s) <= 100 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._") == ""
+}
+
+// cleanPath reports whether a server that resolves "..", "." and "//" sees the same path.
+func cleanPath(p string) bool {
+	p = strings.ReplaceAll(p, `\`, "/") // some take it for one
+	if !strings.HasPrefix(p, "/") {
+		return false
+	}
+	clean := path.Clean(p)
+	return clean == p || clean+"/" == p && clean != "/"
+}
+
+// under reports whether p is prefix, or in it: prefix ends where a segment of p does.
+func under(p, prefix string) bool {
+	rest, ok := strings.CutPrefix(p, prefix)
+	return ok && (rest == "" || strings.HasSuffix(prefix, "/") || rest[0] == '/')
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+// A server is a gateway with its listeners.
+type server struct {
+	*gateway
+	addrs     []net.Addr          // of the listeners, in the order of the config
+	certs     []*x509.Certificate // of those with TLS; nil: HTTP
+	adminAddr net.Addr            // nil: there is none
+
+	public []*http.Server
+	back   *http.Server // the admin's
+	failed chan error
+	served sync.WaitGroup
+}
+
+// startServer opens all listeners, and then serves: if one of them cannot be opened, nothing was
+// served.
+func startServer(c *config, o options) (*server, error) {
+	g, err := newGateway(c, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{gateway: g, failed: make(chan error, len(c.Listeners)+1)}
+	var listeners []net.Listener
+	fail := func(err error) (*server, error) {
+		for _, l := range listeners {
+			l.Close()
+		}
+		g.close()
+		return nil, err
+	}
+	for i, lc := range c.Listeners {
+		server := g.newServer(g.handler)
+		var leaf *x509.Certificate
+		if lc.TLS != nil {
+			cert, err := certificate(lc.TLS)
+			if err != nil {
+				return fail(c.errorAt([]any{"listeners", i, "tls"}, "must be a certificate and its key: %w", err))
+			}
+			server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+			leaf = cert.Leaf
+		}
+		l, err := net.Listen("tcp", lc.Address)
+		if err != nil {
+			return fail(c.errorAt([]any{"listeners", i, "address"}, "must be free: %w", err))
+		}
+		listeners = append(listeners, l)
+		s.addrs, s.certs = append(s.addrs, l.Addr()), append(s.certs, leaf)
+		s.public = append(s.public, server)
+	}
+	if a := c.Admin.Address; a != "" {
+		l, err := net.Listen("tcp", a)
+		if err != nil {
+			return fail(c.errorAt([]any{"admin", "address"}, "must be free: %w", err))
+		}
+		listeners = append(listeners, l)
+		s.adminAddr = l.Addr()
+		s.back = g.newServer(g.admin())
+	}
+	for i, l := range listeners {
+		s.served.Go(func() {
+			var err error
+			switch {
+			case i == len(s.public):
+				err = s.back.Serve(l)
+			case s.certs[i] != nil:
+				err = s.public[i].ServeTLS(l, "", "") // with HTTP/2
+			default:
+				err = s.public[i].Serve(l)
+			}
+			if !errors.Is(err, http.ErrServerClosed) {
+				s.failed <- err
+			}
+		})
+	}
+	return s, nil
+}
+
+func (g *gateway) newServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelWarn),
+	}
+}
+
+// url returns where listener i is.
+func (s *server) url(i int) string {
+	if s.certs[i] != nil {
+		return "https://" + s.addrs[i].String()
+	}
+	return "http://" + s.addrs[i].String()
+}
+
+// run serves until ctx ends or a listener fails, and stops. When something comes from again, it reads
+// the config again.
+func (s *server) run(ctx context.Context, again <-chan os.Signal, read func() (*config, error)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return s.stop(ctx)
+		case err := <-s.failed:
+			return errors.Join(err, s.stop(ctx))
+		case <-again:
+			if err := s.reload(read); err != nil {
+				s.log.Error("not reloaded", "error", err.Error())
+			}
+		}
+	}
+}
+
+// stop has balancers in front look elsewhere, waits for the requests in flight, and ends all. The
+// admin listener goes last, as it shows all that.
+func (s *server) stop(ctx context.Context) error {
+	s.draining.Store(true)
+	if d := s.config.Shutdown.Delay; d > 0 {
+		time.Sleep(d)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.Shutdown.Timeout)
+	defer cancel()
+	errs := make([]error, len(s.public))
+	var stopping sync.WaitGroup
+	for i, p := range s.public {
+		stopping.Go(func() { errs[i] = shutdown(ctx, p) })
+	}
+	stopping.Wait()
+	close(s.stopped) // the streams of the status
+	if s.back != nil {
+		errs = append(errs, shutdown(ctx, s.back))
+	}
+	s.served.Wait()
+	s.close()
+	return errors.Join(errs...)
+}
+
+func shutdown(ctx context.Context, s *http.Server) error {
+	if err := s.Shutdown(ctx); err != nil {
+		s.Close()
+		return errors.New("requests were still in flight when the time was over, and were cut off")
+	}
+	return nil
+}
