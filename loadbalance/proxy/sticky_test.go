@@ -117,7 +117,12 @@ func TestSticky(t *testing.T) {
 	status = 500
 	_, resp := get()
 	require.Empty(t, resp.Cookies(), "a client is bound to an endpoint that fails")
+	status = 404
+	_, resp = get()
+	require.Len(t, resp.Cookies(), 1)
 	status = 200
+	jar, err = cookiejar.New(nil)
+	require.NoError(t, err)
 	first, resp := get()
 	require.Len(t, resp.Cookies(), 1)
 	for range 10 {

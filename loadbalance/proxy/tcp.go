@@ -65,7 +65,7 @@ type Conn struct {
 	Received int64               // bytes from the endpoint to the client
 	Duration time.Duration       // from Accept to the end
 	Err      error               // why it ended, other than that both sides had sent all
-	Outcome  loadbalance.Outcome // what the endpoint is charged with
+	Outcome  loadbalance.Outcome // what the endpoint is charged with; Canceled if there was none
 }
 
 // TCPStats are what a TCPProxy has done.
@@ -302,7 +302,10 @@ func (p *TCPProxy) serve(conn net.Conn) {
 	endpoint, err := k.connect()
 	if err != nil {
 		p.failed.Add(1)
-		k.err = err
+		k.err, outcome = err, loadbalance.ConnectError
+		if p.stopped.Err() != nil || k.lease.ID() == "" {
+			outcome = loadbalance.Canceled
+		}
 	} else {
 		outcome = k.relay(endpoint)
 	}

@@ -205,7 +205,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		b.finish(resp != nil)
 		if resp != nil {
-			if t.sticky != nil && stuck != c.lease.ID() && c.outcome == loadbalance.OK {
+			if t.sticky != nil && stuck != c.lease.ID() && answered(c.outcome) {
 				t.sticky.set(resp.Header, c.lease.ID())
 			}
 			return c.answer(req, resp), nil
@@ -215,6 +215,12 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, &Error{ID: c.lease.ID(), Tries: c.number, Err: err}
 	}
+}
+
+// answered reports whether an outcome is that of an endpoint that is well.
+func answered(o loadbalance.Outcome) bool {
+	o = o.WithLoad(0)
+	return o == loadbalance.OK || o == loadbalance.ClientError
 }
 
 // bufferedUnsafe is how much is kept of the body of a request that is not idempotent. Base may have read that
@@ -288,7 +294,8 @@ func (b *body) finish(answered bool) {
 // A call is a try: what it needs is allocated at once. After that it is the body of the answer.
 type call struct {
 	t       *Transport
-	number  int
+	number  int // of the try
+	waits   int // how often there was a wait before
 	lease   loadbalance.Lease[*url.URL]
 	cancel  context.CancelCauseFunc // of the context of TryTimeout, or nil
 	outcome loadbalance.Outcome     // by the header of the answer, or the error
@@ -437,7 +444,7 @@ func (c *call) retry(req *http.Request, resp *http.Response, err error, r *loadb
 	case t.config.Budget.Left() == 0: // to not pick in vain
 		return nil, nil
 	}
-	next := &call{t: t, number: c.number + 1}
+	next := &call{t: t, number: c.number + 1, waits: c.waits}
 	r.Tried = append(r.Tried, c.lease.ID())
 	var none error
 	next.lease, none = t.pool.Pick(*r)
@@ -445,9 +452,10 @@ func (c *call) retry(req *http.Request, resp *http.Response, err error, r *loadb
 		if resp != nil && resp.Header.Get("Retry-After") != "" {
 			return nil, nil
 		}
-		if gaveUp := sleep(c.ctx, t.backoff(c.number)); gaveUp != nil {
+		if gaveUp := sleep(c.ctx, t.backoff(c.waits)); gaveUp != nil {
 			return nil, gaveUp
 		}
+		next.waits++
 		r.Tried = nil
 		next.lease, none = t.pool.Pick(*r)
 	}
@@ -461,9 +469,9 @@ func (c *call) retry(req *http.Request, resp *http.Response, err error, r *loadb
 	return next, nil
 }
 
-// backoff returns how long to wait after so many tries.
-func (t *Transport) backoff(tries int) time.Duration {
-	return rand.N(t.config.Backoff<<min(tries-1, 5)) + 1
+// backoff returns how long to wait after so many waits.
+func (t *Transport) backoff(waits int) time.Duration {
+	return rand.N(t.config.Backoff<<min(waits, 5)) + 1
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -300,7 +300,7 @@ func TestBackoff(t *testing.T) {
 			} else if i > 0 {
 				wait := at[i] - at[i-1]
 				require.Positive(t, wait)
-				require.LessOrEqual(t, wait, time.Second<<(i-1)+1)
+				require.LessOrEqual(t, wait, time.Second<<(i/2-1))
 			}
 		}
 		require.EqualValues(t, 3, outcomes(pool, 0, loadbalance.Overload))
