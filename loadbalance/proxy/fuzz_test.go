@@ -19,8 +19,8 @@ func FuzzSticky(f *testing.F) {
 		if id := s.decode(value); id != "" {
 			require.Equal(t, value, s.encode(id))
 		}
-		if value != "" {
-			require.Equal(t, value, s.decode(s.encode(value)))
+		if cookie := s.encode(value); value != "" && len(cookie) <= maxCookie {
+			require.Equal(t, value, s.decode(cookie))
 		}
 		if id := s.find(&http.Request{Header: http.Header{"Cookie": {"lb=" + value}}}); id != "" {
 			require.Contains(t, value, s.encode(id))

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -778,4 +780,149 @@ func TestAllocs(t *testing.T) {
 		resp.Body.Close()
 	})
 	require.LessOrEqual(t, n, 1.0)
+}
+
+// Why a request that may be retried is not: the answer or error there is, is handed on.
+func TestNoRetry(t *testing.T) {
+	own := errors.New("own")
+	for _, x := range []struct {
+		name string
+		once bool
+		do   func(t *testing.T, pool *loadbalance.Pool[*url.URL], req *http.Request)
+	}{
+		{name: "GetBody fails", do: func(t *testing.T, _ *loadbalance.Pool[*url.URL], req *http.Request) {
+			req.GetBody = func() (io.ReadCloser, error) { return nil, own }
+		}},
+		{name: "the others have gone", do: func(t *testing.T, pool *loadbalance.Pool[*url.URL], req *http.Request) {
+			for i := range 3 {
+				require.NoError(t, pool.SetWeight(name(i), 0))
+			}
+		}},
+		{name: "the Pool is closed", do: func(_ *testing.T, pool *loadbalance.Pool[*url.URL], _ *http.Request) { pool.Close() }},
+		{name: "the body is not to be had again", once: true, do: func(*testing.T, *loadbalance.Pool[*url.URL], *http.Request) {}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a", "http://b", "http://c")
+			req := newRequest(t, "PUT", "http://s/", strings.NewReader("body"))
+			open := 0
+			tr := newTransport(t, pool, TransportConfig{Base: roundTrip(func(r *http.Request) (*http.Response, error) {
+				io.Copy(io.Discard, r.Body)
+				r.Body.Close()
+				open++
+				resp := reply(503, "not now")
+				resp.Body = &closeCounter{ReadCloser: resp.Body, closed: func() { open-- }}
+				if open == 1 {
+					x.do(t, pool, req)
+				}
+				return resp, nil
+			})})
+			if x.once {
+				req.GetBody = nil
+			}
+			resp, err := tr.RoundTrip(req)
+			require.NoError(t, err)
+			require.Equal(t, 503, resp.StatusCode)
+			require.Equal(t, "not now", slurp(t, resp))
+			require.Zero(t, open)
+		})
+	}
+}
+
+// The last one gone while it waits for the backoff.
+func TestGoneWhileWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
+		n := 0
+		tr := newTransport(t, pool, TransportConfig{Backoff: time.Minute, Base: roundTrip(func(*http.Request) (*http.Response, error) {
+			n++
+			time.AfterFunc(time.Nanosecond, func() { pool.Remove("a") })
+			return reply(503, "last"), nil
+		})})
+		resp, err := tr.RoundTrip(newRequest(t, "GET", "http://s/", nil))
+		require.NoError(t, err)
+		require.Equal(t, "last", slurp(t, resp))
+		require.Equal(t, 1, n)
+	})
+}
+
+// The body of an answer that is not wanted is read if it is short, but not for long.
+func TestDiscard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a", "http://b")
+		n := 0
+		pr, pw := io.Pipe() // nothing comes
+		defer pw.Close()
+		tr := newTransport(t, pool, TransportConfig{Base: roundTrip(func(*http.Request) (*http.Response, error) {
+			if n++; n > 1 {
+				return reply(200, "good"), nil
+			}
+			resp := reply(503, "x")
+			resp.Body = pr
+			return resp, nil
+		})})
+		start := time.Now()
+		resp, err := tr.RoundTrip(newRequest(t, "GET", "http://s/", nil))
+		require.NoError(t, err)
+		require.Equal(t, "good", slurp(t, resp))
+		require.Equal(t, drainTime, time.Since(start))
+	})
+
+	// It really is the same connection that is used again.
+	var conns atomic.Int32
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "not now", http.StatusServiceUnavailable)
+	}))
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	s.Start()
+	defer s.Close()
+	pool := newPool(t, loadbalance.Config[*url.URL]{}, s.URL)
+	tr := newTransport(t, pool, TransportConfig{Tries: 5, Backoff: time.Millisecond})
+	resp, err := tr.RoundTrip(newRequest(t, "GET", "http://s/", nil))
+	require.NoError(t, err)
+	require.Equal(t, "not now\n", slurp(t, resp))
+	require.EqualValues(t, 5, picked(pool, 0))
+	require.EqualValues(t, 1, conns.Load())
+}
+
+// A connection that the endpoint has closed while it was idle is no failure, of a POST neither, and its body is sent whole.
+func TestStaleConnections(t *testing.T) {
+	var mu sync.Mutex
+	var idle []net.Conn
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		w.Write(b)
+	}))
+	s.Config.ConnState = func(c net.Conn, state http.ConnState) {
+		if state == http.StateIdle {
+			mu.Lock()
+			defer mu.Unlock()
+			idle = append(idle, c)
+		}
+	}
+	s.Start()
+	defer s.Close()
+	pool := newPool(t, loadbalance.Config[*url.URL]{}, s.URL)
+	front := newProxy(t, pool, ReverseProxyConfig{Transport: TransportConfig{Tries: 1}})
+	for range 20 {
+		resp, err := front.Client().Do(newRequest(t, "POST", front.URL, strings.NewReader("body")))
+		require.NoError(t, err)
+		require.Equal(t, 200, resp.StatusCode)
+		require.Equal(t, "body", slurp(t, resp))
+		eventually(t, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(idle) > 0
+		}, "no connection is idle")
+		mu.Lock()
+		for _, c := range idle {
+			c.(*net.TCPConn).SetLinger(0)
+			c.Close()
+		}
+		idle = nil
+		mu.Unlock()
+	}
 }
