@@ -53,7 +53,6 @@ func accessLog(log *slog.Logger, clients *clients, next http.Handler) http.Handl
 		method, host, path := r.Method, r.Host, r.URL.Path // handlers change them
 		r = r.Clone(context.WithValue(r.Context(), entryKey{}, e))
 		r.Header.Set(requestIDHeader, e.id)
-		r.Header.Del(consumerHeader)
 		clients.clean(r)
 		w.Header().Set(requestIDHeader, e.id)
 		rec := &recorder{ResponseWriter: w}

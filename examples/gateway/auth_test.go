@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -40,6 +41,8 @@ routes:
 		{"/", []string{"X-API-Key: key-of-alice", "X-API-Key: key-of-bob"}, ""}, // which one is it?
 		{"/", []string{"Authorization: key-of-alice"}, ""},
 		{"/", []string{"X-Consumer: alice"}, ""},
+		{"/", []string{"X-API-Key: key-of-bob", "Connection: X-Consumer, X-Request-Id"}, "bob"},
+		{"/", []string{"X-API-Key: key-of-bob", "X_Consumer: alice"}, "bob"},
 		{"/hers", []string{"Authorization: key-of-alice", "X-Consumer: bob"}, "alice"},
 		{"/hers", []string{"Authorization: key-of-bob"}, ""},
 	} {
@@ -51,6 +54,8 @@ routes:
 		}
 		assert.Equal(t, 200, resp.StatusCode, x)
 		assert.Contains(t, body, "X-Consumer: "+x.who+"\r\n")
+		assert.Contains(t, body, "X-Request-Id: "+resp.Header.Get("X-Request-Id")+"\r\n")
+		assert.Equal(t, 1, strings.Count(strings.ToLower(strings.ReplaceAll(body, "_", "-")), "x-consumer: "), body)
 		assert.NotContains(t, body, "key-of-", "the key has gone on to the backend")
 	}
 	s := f.status()

@@ -40,11 +40,11 @@ pools:
   mixed:
     policy: round_robin
     endpoints: [{id: bad-1, url: %q}, {id: bad-2, url: "http://%s"}, {id: good, url: %q}]
-  bad: {endpoints: [{id: bad-1, url: %q}]}
+  bad: {endpoints: [{id: bad-1, url: %q}, {id: bad-2, url: %q}]}
 routes:
   - {name: retried, prefix: /, pool: mixed, retries: {tries: 3, ratio: 1000}}
-  - {name: once, prefix: /once, pool: bad, retries: {tries: 1}}
-`, busy.URL, closedPort(t), good.URL, busy.URL))
+  - {name: once, prefix: /once, pool: bad, retries: {tries: 3, ratio: 1000}}
+`, busy.URL, closedPort(t), good.URL, busy.URL, busy.URL))
 	for range 30 {
 		resp, _ := f.get(t, "/")
 		require.Equal(t, 200, resp.StatusCode)

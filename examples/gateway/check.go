@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"net/url"
-	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -359,14 +358,24 @@ func token(s string) bool {
 	return s != "" && len(s) <= 100 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._") == ""
 }
 
-// cleanPath reports whether a server that resolves "..", "." and "//" sees the same path.
+// cleanPath reports whether a server that resolves "..", "." and "//" sees the same path. Some take \
+// for /, and some leave out of a segment what follows a ; in it.
 func cleanPath(p string) bool {
-	p = strings.ReplaceAll(p, `\`, "/") // some take it for one
-	if !strings.HasPrefix(p, "/") {
-		return false
+	segments := strings.Split(strings.ReplaceAll(p, `\`, "/"), "/")
+	for i, x := range segments {
+		x, _, params := strings.Cut(x, ";")
+		switch {
+		case i == 0: // what is before the first /
+			if x != "" || params {
+				return false
+			}
+		case x == "." || x == "..":
+			return false
+		case x == "" && (params || i < len(segments)-1):
+			return false
+		}
 	}
-	clean := path.Clean(p)
-	return clean == p || clean+"/" == p && clean != "/"
+	return len(segments) > 1
 }
 
 // under reports whether p is prefix, or in it: prefix ends where a segment of p does.

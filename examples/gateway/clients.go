@@ -24,14 +24,17 @@ func newClients(trusted []netip.Prefix) (*clients, error) {
 	return &clients{a, trusted}, nil
 }
 
-// clean removes what only a trusted proxy may say, so that backends can believe what is left.
+// clean removes what only the gateway, or a trusted proxy, may say, so that backends can believe what
+// is left. Some of them take X_Consumer for the same as X-Consumer.
 func (c *clients) clean(r *http.Request) {
 	a, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err == nil && slices.ContainsFunc(c.trusted, func(p netip.Prefix) bool { return p.Contains(a.Addr().Unmap().WithZone("")) }) {
-		return
-	}
+	trusted := err == nil && slices.ContainsFunc(c.trusted, func(p netip.Prefix) bool {
+		return p.Contains(a.Addr().Unmap().WithZone(""))
+	})
 	for name := range r.Header {
-		if name == "Forwarded" || name == "X-Real-Ip" || strings.HasPrefix(name, "X-Forwarded-") {
+		known := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+		forwarded := known == "Forwarded" || known == "X-Real-Ip" || strings.HasPrefix(known, "X-Forwarded-")
+		if known == consumerHeader || forwarded && (!trusted || name != known) {
 			delete(r.Header, name)
 		}
 	}

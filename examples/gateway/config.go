@@ -47,7 +47,7 @@ type tlsConfig struct {
 
 type adminConfig struct {
 	Address string   `yaml:"address"` // "": none
-	Hosts   []string `yaml:"hosts"`   // the names, besides addresses and localhost, by which it may be told to drain
+	Hosts   []string `yaml:"hosts"`   // the names, besides addresses and localhost, by which browsers may come
 }
 
 type shutdownConfig struct {

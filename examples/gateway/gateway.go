@@ -314,6 +314,13 @@ func (g *gateway) newReverseProxy(i int, r *route) (*httputil.ReverseProxy, erro
 			if rc.StripPrefix != "" {
 				pr.Out.Header.Set("X-Forwarded-Prefix", rc.StripPrefix)
 			}
+			// Again, as a client can have what is set before taken for the connection's, and removed:
+			// by Connection: X-Consumer.
+			e := entryOf(pr.Out)
+			pr.Out.Header.Set(requestIDHeader, e.id)
+			if e.apiKey != "" {
+				pr.Out.Header.Set(consumerHeader, e.apiKey)
+			}
 			rc.RequestHeaders.apply(pr.Out.Header)
 		},
 		ErrorHandler: g.proxyError,

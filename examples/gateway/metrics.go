@@ -48,7 +48,7 @@ func (x *metrics) measure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		rec := &recorder{ResponseWriter: w}
-		defer func() {
+		defer func() { // also after a panic, with which the proxy ends a response that broke off
 			name := entryOf(r).routeName()
 			x.requests.WithLabelValues(name, strconv.Itoa(rec.status())).Inc()
 			x.duration.WithLabelValues(name).Observe(time.Since(start).Seconds())

@@ -311,6 +311,10 @@ routes: [{name: r, prefix: /, pool: p}, {name: s, prefix: /s, pool: p, policy: r
 	assert.Equal(t, 403, resp.StatusCode, "another site")
 	resp, _ = f.do(t, "POST", f.adminURL(path), "Host: evil.test", "Origin: http://evil.test")
 	assert.Equal(t, 421, resp.StatusCode, "a name that leads here")
+	for path, want := range map[string]int{"/": 421, "/status.json": 421, "/status/events": 421, "/metrics": 200, "/healthz": 200} {
+		resp, _ = f.do(t, "GET", f.adminURL(path), "Host: evil.test")
+		assert.Equal(t, want, resp.StatusCode, path)
+	}
 	resp, _ = f.do(t, "GET", f.adminURL(path))
 	assert.Equal(t, 404, resp.StatusCode)
 	resp, _ = f.do(t, "POST", f.adminURL("/pools/q/drain?endpoint=b"))

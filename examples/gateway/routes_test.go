@@ -96,11 +96,11 @@ func TestPathTricks(t *testing.T) {
 routes:
   - {name: public, prefix: /public, pool: a}
 `)
-	for _, p := range []string{"/public/../private", "/public/%2e%2e/private", "/public/..%2fprivate", "/public/.%2e/", "//public/", "/public//x", "/public/./x", `/public/..%5cprivate`, "/public/.."} {
+	for _, p := range []string{"/public/../private", "/public/%2e%2e/private", "/public/..%2fprivate", "/public/.%2e/", "//public/", "/public//x", "/public/./x", `/public/..%5cprivate`, "/public/..", "/public/..;/private", "/public/.;x=y/a", "/public/;/a"} {
 		resp, body := f.get(t, p)
 		assert.Equal(t, 400, resp.StatusCode, "%s: %s", p, body)
 	}
-	for _, p := range []string{"/public", "/public/", "/public/..x", "/public/a%20b", "/public/a%2Fb", "/public/?q=../x"} {
+	for _, p := range []string{"/public", "/public/", "/public/..x", "/public/a%20b", "/public/a%2Fb", "/public/a;b=..", "/public/a...b/...", "/public/?q=../x"} {
 		resp, body := f.get(t, p)
 		assert.Equal(t, 200, resp.StatusCode, p)
 		assert.Contains(t, body, "GET "+p+"\n")

@@ -161,6 +161,11 @@ func TestReload(t *testing.T) {
 	require.ErrorContains(t, reload(strings.Replace(yaml(first), "random", "ip_hash", 1)), "only endpoints can change without a restart")
 	assert.Len(t, f.status().Pools[0].Endpoints, 2)
 
+	// An endpoint can move.
+	require.NoError(t, reload(yaml(fmt.Sprintf("{id: a, url: %q}", b.URL))))
+	moved, _ := f.get(t, "/")
+	assert.Equal(t, "b", moved.Header.Get("X-Backend"))
+
 	// Also a request at an endpoint that goes is answered.
 	require.NoError(t, reload(yaml(fmt.Sprintf("{id: b, url: %q}", b.URL))))
 	resp, _ := f.get(t, "/")

@@ -108,6 +108,8 @@ func (g *gateway) admin() http.Handler {
 	if err != nil {
 		panic(err) // the name is that of go:embed
 	}
+	// What browsers are for. Otherwise a name that an attacker has pointed here would be the same origin
+	// to a browser as his page.
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(files))
 	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, r *http.Request) {
@@ -116,17 +118,26 @@ func (g *gateway) admin() http.Handler {
 		_ = json.NewEncoder(w).Encode(g.status())
 	})
 	mux.HandleFunc("GET /status/events", g.events)
-	mux.Handle("GET /metrics", g.metrics.handler())
-	mux.HandleFunc("GET /healthz", g.healthz)
 	mux.HandleFunc("POST /pools/{pool}/{action}", g.act)
 	// A page of another origin may not press the buttons: the browser says where a request is from.
 	guarded := http.NewCrossOriginProtection().Handler(mux)
+
+	all := http.NewServeMux()
+	all.Handle("GET /metrics", g.metrics.handler())
+	all.HandleFunc("GET /healthz", g.healthz)
+	all.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if !g.knownHost(r) {
+			http.Error(w, "the host must be an address, localhost, or in admin.hosts", http.StatusMisdirectedRequest)
+			return
+		}
+		guarded.ServeHTTP(w, r)
+	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
-		guarded.ServeHTTP(w, r)
+		all.ServeHTTP(w, r)
 	})
 }
 
@@ -178,11 +189,6 @@ func (g *gateway) events(w http.ResponseWriter, r *http.Request) {
 
 // act drains or resumes an endpoint.
 func (g *gateway) act(w http.ResponseWriter, r *http.Request) {
-	if !g.knownHost(r) {
-		// Otherwise a name that an attacker has pointed here is the same origin to the browser.
-		http.Error(w, "the host must be an address, localhost, or in admin.hosts", http.StatusMisdirectedRequest)
-		return
-	}
 	var act func(p *pool, id string) error
 	switch r.PathValue("action") {
 	case "drain":
