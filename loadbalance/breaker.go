@@ -198,13 +198,13 @@ func (b *Breaker) done(generation uint64, o Outcome) {
 	}
 	b.stepLocked(now)
 	current := &b.steps[b.step%int64(len(b.steps))]
-	if !o.failed() {
+	if o.failed() {
+		current.failed++
+		b.streak++
+	} else {
 		current.ok++
 		b.streak = 0
-		return
 	}
-	current.failed++
-	b.streak++
 	ok, failed := 0, 0
 	for _, s := range b.steps {
 		ok, failed = ok+s.ok, failed+s.failed

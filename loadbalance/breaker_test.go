@@ -124,9 +124,6 @@ func (n *naiveBreaker) done(i int, failed, canceled bool, now time.Duration) {
 		return
 	}
 	n.ended = append(n.ended, naiveResult{now, failed})
-	if !failed {
-		return
-	}
 	streak, all, bad := 0, 0, 0
 	for k := len(n.ended) - 1; k >= 0 && n.ended[k].failed; k-- {
 		streak++

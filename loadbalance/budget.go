@@ -10,8 +10,7 @@ import (
 type BudgetConfig struct {
 	_ struct{}
 
-	// Ratio is how many retries there may be for each request, from 0 to 1000; 0.1 or 0.2 are common. Required: a
-	// Budget with none would be the number Burst.
+	// Ratio is how many retries there may be for each request, from a millionth to 1000; 0.1 or 0.2 are common. Required.
 	Ratio float64
 	// Burst is how many retries can be saved up, and how many there are at the beginning, from 1 to a million. 0: 10.
 	Burst int

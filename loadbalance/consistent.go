@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 )
 
 // A Locator says where hashes belong; it is what consistent hashing is to this package. A Picker of package
@@ -71,7 +72,8 @@ func (p consistentPolicy) Check(ids []string, weights []uint32) error {
 	return nil
 }
 
-func (p consistentPolicy) bounds() bool { return p.bound > 0 }
+// UsesTotal reports whether there is a bound.
+func (p consistentPolicy) UsesTotal() bool { return p.bound > 0 }
 
 // A consistent picks by a Locator.
 type consistent struct {
@@ -107,28 +109,35 @@ func (c *consistent) Pick(v View, r Request) int {
 	// The owner is full, or has been tried. The bounds of all add up to what is in flight at least, so
 	// somebody has room, if it was not taken just now.
 	if s, ok := c.locator.(sequencer); ok {
-		var room [32]int32
+		room := sequences.Get().(*[]int32)
+		defer sequences.Put(room)
 		for ask := 4; ; ask *= 4 {
 			ask = min(ask, v.Len())
-			sequence := s.AppendN(room[:0], r.Hash, ask)
-			for _, k := range sequence {
+			*room = s.AppendN((*room)[:0], r.Hash, ask)
+			for _, k := range *room {
 				if k := int(k); uint(k) < uint(v.Len()) && c.takes(v, k, r) {
 					return k
 				}
 			}
-			if ask == v.Len() || len(sequence) < ask {
+			if ask == v.Len() || len(*room) < ask {
 				return c.any(v, i, r)
 			}
 		}
 	}
-	for k := uint64(1); k <= uint64(4*v.Len()); k++ {
-		j := c.locator.Pick(mix(r.Hash + k*golden))
+	for k := range uint64(rehashes) {
+		j := c.locator.Pick(mix(r.Hash + (k+1)*golden))
 		if uint(j) < uint(v.Len()) && c.takes(v, j, r) {
 			return j
 		}
 	}
 	return c.any(v, i, r)
 }
+
+// rehashes is how many further hashes are tried, before any endpoint will do.
+const rehashes = 32
+
+// sequences are buffers for AppendN: one of the caller's own would have to be allocated for an interface.
+var sequences = sync.Pool{New: func() any { return new([]int32) }}
 
 // any returns any endpoint that has room, or else i.
 func (c *consistent) any(v View, i int, r Request) int {
@@ -149,6 +158,6 @@ func (c *consistent) takes(v View, i int, r Request) bool {
 	if c.share == nil {
 		return true
 	}
-	total := max(0, v.l.core.total.Load()) + 1
+	total := v.Total() + 1
 	return float64(v.l.members[i].h.inFlight()) < math.Ceil(c.share[i]*float64(total))
 }

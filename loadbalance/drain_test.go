@@ -84,78 +84,82 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// TestDrainResume resumes while others wait for the drain, who go on to wait.
+// TestDrainResume uses an endpoint again while others wait for the drain, who then wait no longer.
 func TestDrainResume(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := poolOf(t, Config[int]{Endpoints: endpointsOf(2)})
-		a := hold(t, p, "a", 1)
-		begin := time.Now()
-		took := make(chan time.Duration, 2)
-		drain := func() {
-			if err := p.Drain(context.Background(), "a"); err != nil {
-				t.Error(err)
-			}
-			took <- time.Since(begin)
-		}
-		go drain()
-		time.Sleep(time.Second)
-		require.NoError(t, p.Resume("a"))
-		a[0].Done(OK)
-		a = hold(t, p, "a", 1) // it is given requests again
-		time.Sleep(time.Second)
-		require.Empty(t, took)
-		go drain()
-		time.Sleep(time.Second)
-		require.Empty(t, took)
-		a[0].Done(OK)
-		require.Equal(t, 3*time.Second, <-took)
-		require.Equal(t, 3*time.Second, <-took)
-	})
+	for name, again := range map[string]func(*Pool[string]) error{
+		"resume": func(p *Pool[string]) error { return p.Resume("a") },
+		"remove and add": func(p *Pool[string]) error {
+			return errors.Join(p.Remove("a"), p.Add(Endpoint[string]{ID: "a", Weight: 1}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := poolOf(t, Config[string]{Endpoints: []Endpoint[string]{{ID: "a", Weight: 1}, {ID: "b", Weight: 1}}})
+				l, err := p.PickID("a")
+				require.NoError(t, err)
+				drained := make(chan error, 2)
+				for range 2 {
+					go func() { drained <- p.Drain(context.Background(), "a") }()
+				}
+				time.Sleep(time.Second)
+				require.Empty(t, drained)
+				require.NoError(t, again(p))
+				require.ErrorIs(t, <-drained, ErrResumed)
+				require.ErrorIs(t, <-drained, ErrResumed)
+				// It can be drained again.
+				go func() { drained <- p.Drain(context.Background(), "a") }()
+				time.Sleep(time.Second)
+				require.Empty(t, drained)
+				l.Done(OK)
+				require.NoError(t, <-drained)
+			})
+		})
+	}
 }
 
-// TestDrainRemove removes an endpoint that is drained, and closes the Pool, while requests are in flight.
+// TestDrainRemove removes an endpoint that is drained, or closes the Pool, while requests are in flight.
 func TestDrainRemove(t *testing.T) {
 	for _, closes := range []bool{false, true} {
-		for _, resumes := range []bool{false, true} {
-			synctest.Test(t, func(t *testing.T) {
-				p := poolOf(t, Config[int]{Endpoints: endpointsOf(2)})
-				a, begin := hold(t, p, "a", 2), time.Now()
-				took := make(chan time.Duration, 1)
-				go func() {
-					if err := p.Drain(context.Background(), "a"); err != nil {
-						t.Error(err)
-					}
-					took <- time.Since(begin)
-				}()
-				time.Sleep(time.Second)
-				if resumes {
-					require.NoError(t, p.Resume("a"))
+		synctest.Test(t, func(t *testing.T) {
+			p := poolOf(t, Config[int]{Endpoints: endpointsOf(2)})
+			a, begin := hold(t, p, "a", 2), time.Now()
+			took := make(chan time.Duration, 1)
+			go func() {
+				if err := p.Drain(context.Background(), "a"); err != nil {
+					t.Error(err)
 				}
-				if closes {
-					p.Close()
-				} else {
-					require.NoError(t, p.Remove("a"))
-				}
-				a[0].Done(OK)
-				time.Sleep(time.Second)
-				require.Empty(t, took)
-				a[1].Done(OK)
-				require.Equal(t, 2*time.Second, <-took)
-			})
-		}
+				took <- time.Since(begin)
+			}()
+			time.Sleep(time.Second)
+			if closes {
+				p.Close()
+			} else {
+				require.NoError(t, p.Remove("a"))
+			}
+			a[0].Done(OK)
+			time.Sleep(time.Second)
+			require.Empty(t, took)
+			a[1].Done(OK)
+			require.Equal(t, 2*time.Second, <-took)
+		})
 	}
-	// Nothing is in flight any more when the Pool is closed; but as a was resumed, there is still a Drain that waits.
+}
+
+// Who drains an endpoint when it is ejected does not wait for the request that had it ejected.
+func TestDrainByEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := poolOf(t, Config[int]{Endpoints: endpointsOf(2)})
-		a := hold(t, p, "a", 1)
-		done := make(chan error)
-		go func() { done <- p.Drain(context.Background(), "a") }()
-		synctest.Wait()
-		require.NoError(t, p.Resume("a"))
-		a[0].Done(OK)
-		synctest.Wait()
-		p.Close()
-		require.NoError(t, <-done)
+		var p *Pool[int]
+		drained := make(chan error, 1)
+		p = poolOf(t, Config[int]{
+			Endpoints: endpointsOf(3), Outlier: OutlierConfig{ConsecutiveErrors: 1},
+			OnEvent: func(e Event) {
+				if e.Kind == Ejected {
+					drained <- p.Drain(context.Background(), e.ID)
+				}
+			},
+		})
+		hold(t, p, "a", 1)[0].Done(ServerError)
+		require.NoError(t, <-drained)
 	})
 }
 

@@ -39,11 +39,13 @@ const (
 	PanicEnded
 	// ResolveFailed is a Resolver that has returned an error, or what is not valid.
 	ResolveFailed
+	// PolicyFailed is a Policy whose Build has panicked, or returned no Picker.
+	PolicyFailed
 )
 
 // String returns the name of the constant.
 func (k EventKind) String() string {
-	names := [...]string{"Added", "Removed", "Up", "Down", "Ejected", "Returned", "Draining", "Resumed", "Panicked", "PanicEnded", "ResolveFailed"}
+	names := [...]string{"Added", "Removed", "Up", "Down", "Ejected", "Returned", "Draining", "Resumed", "Panicked", "PanicEnded", "ResolveFailed", "PolicyFailed"}
 	if int(k) < len(names) {
 		return names[k]
 	}

@@ -15,13 +15,13 @@ import (
 
 func TestEventKindString(t *testing.T) {
 	seen := make(map[string]bool)
-	for k := Added; k <= ResolveFailed; k++ {
+	for k := Added; k <= PolicyFailed; k++ {
 		require.Regexp(t, "^[A-Z][A-Za-z]+$", k.String())
 		seen[k.String()] = true
 	}
-	require.Len(t, seen, int(ResolveFailed)+1)
+	require.Len(t, seen, int(PolicyFailed)+1)
 	require.Equal(t, "ResolveFailed", ResolveFailed.String())
-	require.Equal(t, "EventKind(11)", (ResolveFailed + 1).String())
+	require.Equal(t, "EventKind(12)", (PolicyFailed + 1).String())
 	require.Equal(t, "Ejected", Ejected.String())
 }
 

@@ -128,11 +128,11 @@ func ExamplePool_Choose() {
 		return
 	}
 	send(pool, "alice")
-	send(pool, "grace")
+	send(pool, "erin")
 	send(pool, "alice")
 	// Output:
 	// alice goes to 10.0.0.1:80
-	// grace goes to 10.0.0.3:80
+	// erin goes to 10.0.0.2:80
 	// alice goes to 10.0.0.1:80
 }
 
@@ -238,7 +238,7 @@ func ExampleIPHash() {
 	}
 	// Output:
 	// 192.0.2.1 b
-	// 192.0.2.2 a
+	// 192.0.2.2 c
 	// 192.0.2.1 b
 }
 

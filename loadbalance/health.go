@@ -164,11 +164,11 @@ func (p *Pool[T]) report(ctx context.Context, id string, err error) bool {
 		h.down = false
 		p.rampLocked(h)
 		p.emitLocked(Event{Kind: Up, ID: id})
-		p.rebuildLocked()
+		p.changedLocked()
 	case !h.down && h.results <= -c.Fall:
 		h.down = true
 		p.emitLocked(Event{Kind: Down, ID: id, Err: err})
-		p.rebuildLocked()
+		p.changedLocked()
 	}
 	return true
 }

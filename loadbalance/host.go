@@ -17,7 +17,8 @@ type host struct {
 	// picked, and tells whether the host was closed before: taken out of every list, so that Remove
 	// and Drain can say that nobody gets it any more. See enter.
 	word atomic.Uint64
-	// ewma is the float32 latency in nanoseconds << 32 | when it was that, in units of 2^16 ns. 0: not known.
+	// ewma is the float32 latency in nanoseconds << 32 | when it was that, in units of 2^20 ns. The sign of the number says
+	// that the last request failed. 0: not known.
 	ewma   atomic.Uint64
 	streak atomic.Uint32 // errors one after the other
 	_      [44]byte
@@ -47,9 +48,17 @@ type host struct {
 	ramping   bool
 	rampSince int64
 
-	total uint64        // picked, without the bits that word has
-	seen  uint64        // what word had then
-	empty chan struct{} // closed when nothing is in flight; nil if nobody waits
+	total uint64 // picked
+	seen  uint64 // what word had then
+
+	drain  *drain      // what calls of Drain wait for; nil if none does
+	waited atomic.Bool // there is a drain; read without the mutex
+}
+
+// A drain is what calls of Drain wait for.
+type drain struct {
+	over chan struct{} // closed when nothing is in flight, or there is err
+	err  error
 }
 
 const (
@@ -60,10 +69,12 @@ const (
 	picked      = 1 << (1 + flightBits)
 	pickedBits  = 64 - 1 - flightBits
 	pickedMask  = 1<<pickedBits - 1
-	ewmaShift   = 16 // of times, to units of ewma
+	ewmaShift   = 20 // of times, to units of ewma
+	failing     = 1 << 63
 	floorNanos  = 1
-	capFactor   = 64 // what failures raise the cost to, in medians
-	medianHosts = 64 // how many hosts are looked at for the median
+	ceilNanos   = 1 << 50 // 13 days
+	capFactor   = 64      // what failures raise the cost to, in medians
+	medianHosts = 64      // how many hosts are looked at for the median
 )
 
 func flight(word uint64) int64 { return int64(word >> 1 & flightMask) }
@@ -96,7 +107,7 @@ func (h *host) leave(what uint64) {
 		}
 		word = h.word.Load() // who enters, or ends twice, too, may have mended it
 	}
-	if flight(word) == 0 && word&closed != 0 {
+	if flight(word) == 0 && word&closed != 0 && h.waited.Load() {
 		h.core.emptied(h)
 	}
 }
@@ -110,22 +121,23 @@ func (h *host) done(o Outcome, start int64) {
 	if c.counted {
 		c.total.Add(-1)
 	}
-	if o != OK || c.outlier {
-		h.judge(o)
+	if o == OK && !c.outlier {
+		h.leave(one)
+		return
 	}
-	h.leave(one)
-}
-
-// judge counts what has ended, and ejects the host if it has failed too often.
-func (h *host) judge(o Outcome) {
 	kind := o.kind()
 	if kind != OK {
 		h.bad[kind].Add(1)
 	}
-	c := h.core
-	if !c.outlier {
-		return
+	h.leave(one) // before anybody is called, who may wait for it
+	if c.outlier {
+		h.judge(kind)
 	}
+}
+
+// judge ejects the host if it has failed too often.
+func (h *host) judge(kind Outcome) {
+	c := h.core
 	switch {
 	case kind == Canceled || kind == Overload:
 		// Neither says anything about the endpoint: to eject who is overloaded, adds to the load of others.
@@ -178,16 +190,22 @@ func (c *core) now() int64 { return max(1, int64(time.Since(c.start))) }
 //
 // While nothing ends, it comes down to the median, by half in a half-life, so that who was slow once is
 // tried again; it never comes below, so that who is slow, fails or is cancelled does not look good
-// because time goes by.
+// because time goes by. Who has failed last is at the median at least: it may have been fast at that.
 func (h *host) latency(now int64) float64 {
 	w := h.ewma.Load()
 	median := float64(math.Float32frombits(h.core.median.Load()))
-	v := float64(math.Float32frombits(uint32(w >> 32)))
 	if w == 0 {
-		return max(median, floorNanos)
+		if median < floorNanos {
+			median = floorNanos
+		}
+		return median
 	}
-	if v > median {
+	v := float64(math.Float32frombits(uint32(w &^ failing >> 32)))
+	switch {
+	case v > median:
 		v = median + (v-median)*h.core.decay(w, now)
+	case w&failing != 0:
+		v = median
 	}
 	return v
 }
@@ -195,8 +213,8 @@ func (h *host) latency(now int64) float64 {
 // decay returns 2^(-t/halfLife), for t since w was stored; between whole half-lives it is
 // linear, which is 6 % more at most.
 func (c *core) decay(w uint64, now int64) float64 {
-	t := int32(uint32(now>>ewmaShift) - uint32(w)) // others may have stored later times
-	if t <= 0 {
+	t := uint32(now>>ewmaShift) - uint32(w)
+	if t == 0 || t > 1<<32-1<<20 { // others may have stored later times, by up to 18 minutes
 		return 1
 	}
 	halves := float64(t) * c.perHalfLife
@@ -217,19 +235,22 @@ func (h *host) observe(o Outcome, start, now int64) {
 	if o > 0xff && kind == OK {
 		took /= o.room()
 	}
+	first := false
 	for {
 		w := h.ewma.Load()
+		first = w == 0
 		median := float64(math.Float32frombits(c.median.Load()))
-		old, keep, current := float64(math.Float32frombits(uint32(w>>32))), 1.0, median
+		old, keep, current := float64(math.Float32frombits(uint32(w&^failing>>32))), 1.0, median
 		if w != 0 {
 			keep, current = c.decay(w, now), old
 			if old > median {
 				current = median + (old-median)*keep
 			}
 		}
-		v := took
+		v, flag := took, w&failing
 		switch {
 		case kind.failed():
+			flag = failing
 			v = max(current, median) * 2
 			if median > 0 {
 				v = min(v, capFactor*median)
@@ -239,32 +260,41 @@ func (h *host) observe(o Outcome, start, now int64) {
 			if w == 0 || took <= current {
 				return
 			}
-		case w != 0 && took < current:
-			if v = took + (old-took)*keep; v > current {
-				v = current
+		default:
+			flag = 0
+			if w != 0 && took < current {
+				if v = took + (old-took)*keep; v > current {
+					v = current
+				}
 			}
 		}
 		if v < floorNanos { // in fewer steps than max, which sees to NaN
 			v = floorNanos
 		}
-		stamp := uint32(now >> ewmaShift)
-		if w != 0 && int32(stamp-uint32(w)) < 0 {
-			stamp = uint32(w)
+		if v > ceilNanos {
+			v = ceilNanos
 		}
-		next := uint64(math.Float32bits(float32(v)))<<32 | uint64(stamp)
+		stamp := uint32(now >> ewmaShift)
+		if w != 0 && keep == 1 {
+			stamp = uint32(w) // or a later one
+		}
+		next := flag | uint64(math.Float32bits(float32(v)))<<32 | uint64(stamp)
 		if next == w || h.ewma.CompareAndSwap(w, next) {
 			break
 		}
 	}
-	if now >= c.medianAt.Load() || c.median.Load() == 0 {
-		c.findMedian(now)
+	if now >= c.medianAt.Load() || first && kind == OK {
+		c.findMedian(now, first)
 	}
 }
 
-// findMedian stores the median of the latencies that are known, or of a sample of them, unless somebody else is about it.
-func (c *core) findMedian(now int64) {
+// findMedian stores the median of the latencies that are known, or of a sample of them, unless somebody else is about it. It is found anew now
+// and then, and with the first answer of an endpoint. The latencies of
+// endpoints that fail are not known: failures raise them by what the median is, and if they counted, when most
+// fail, each would raise the other.
+func (c *core) findMedian(now int64, first bool) {
 	at := c.medianAt.Load()
-	if now < at && c.median.Load() != 0 || !c.medianAt.CompareAndSwap(at, now+int64(1<<ewmaShift/(16*c.perHalfLife))) {
+	if now < at && !first || !c.medianAt.CompareAndSwap(at, now+int64(1<<ewmaShift/(16*c.perHalfLife))) {
 		return
 	}
 	hosts := c.measured.Load()
@@ -275,7 +305,7 @@ func (c *core) findMedian(now int64) {
 	found := known[:0]
 	step := max(1, (len(*hosts)+medianHosts-1)/medianHosts)
 	for i := 0; i < len(*hosts); i += step {
-		if w := (*hosts)[i].ewma.Load(); w != 0 {
+		if w := (*hosts)[i].ewma.Load(); w != 0 && w&failing == 0 {
 			found = append(found, math.Float32frombits(uint32(w>>32)))
 		}
 	}
@@ -287,11 +317,14 @@ func (c *core) findMedian(now int64) {
 }
 
 // countsLocked returns how many requests were given to the host, and how many of them are in flight. It must be called
-// now and then, before word has counted 2^39 more.
+// now and then, before word has counted 2^38 more.
 func (h *host) countsLocked() (all uint64, inFlight int64) {
 	word := h.word.Load()
 	n := word >> (1 + flightBits)
-	h.total += (n - h.seen) & pickedMask
-	h.seen = n
+	// It is less, for a moment, when somebody has found the host closed.
+	if more := (n - h.seen) & pickedMask; more <= pickedMask/2 {
+		h.total += more
+		h.seen = n
+	}
 	return h.total, flight(word)
 }

@@ -14,12 +14,13 @@ import (
 // proportion to their weights: those of a client, if Hash is HashAddr of its address. When an endpoint comes or goes,
 // only those that are given to it, or were, move; and the same in all processes.
 //
-// It is weighted rendezvous hashing (C. Schindelhauer and G. Schomaker, 2005) over a table: of 4096 places, or 256 for each
-// endpoint if that is more, up to 65,536. So shares are even to about 6 % with up to 256 endpoints, and with thousands
-// to 12 % or more; where that matters, use ConsistentHash. A slow start does not matter to it: requests would move twice.
+// It is weighted rendezvous hashing (C. Schindelhauer and G. Schomaker, 2005) over a table of 32,768 places. So the standard
+// deviation of equal shares is 2 % with 10 endpoints, 6 % with 100, and 17 % with 1000; an endpoint whose weight is below a part
+// in ten thousand may have none. Where that matters, use ConsistentHash. A slow start does not matter to it: requests would
+// move twice.
 //
-// To pick takes O(1). To build takes 10 ns for each place and endpoint, and after a change of one
-// endpoint, for each place.
+// To pick takes O(1). To build takes O(n) for each place, 3 ns for each if weights are equal, 10 ns otherwise; after a
+// change of a few endpoints, as much for each place and endpoint that changed.
 func IPHash() Policy { return hashPolicy{} }
 
 // HashString returns a hash for Request.Hash: XXH64 with seed 0, the same in all processes.
@@ -38,11 +39,7 @@ func HashAddr(a netip.Addr) uint64 {
 	return mix(mix(binary.BigEndian.Uint64(b[:8])+golden) + golden)
 }
 
-const (
-	minPlaces     = 1 << 12
-	maxPlaces     = 1 << 16
-	placesPerHost = 256
-)
+const places = 1 << 15
 
 type hashPolicy struct{}
 
@@ -55,13 +52,9 @@ type hashTable struct {
 }
 
 func (hashPolicy) Build(v View, prev Picker) Picker {
-	n := minPlaces
-	for n < maxPlaces && n < placesPerHost*v.Len() {
-		n *= 2
-	}
-	t := &hashTable{list: v.l, owners: make([]uint16, n), scores: make([]float32, n), logs: fixedlog.NewTable()}
+	t := &hashTable{list: v.l, owners: make([]uint16, places), scores: make([]float32, places), logs: fixedlog.NewTable()}
 	before, _ := prev.(*hashTable)
-	if before == nil || len(before.owners) != n || !t.follow(before) {
+	if before == nil || !t.follow(before) {
 		for i := range t.scores {
 			t.scores[i] = float32(math.Inf(1))
 		}
@@ -74,25 +67,25 @@ func (hashPolicy) Build(v View, prev Picker) Picker {
 
 // follow makes the table from one before. It reports false if too much has changed.
 func (t *hashTable) follow(before *hashTable) bool {
-	const gone = -1
 	now := make([]int, len(before.list.infos)) // the index of who was there before
-	changes := 0
+	gone, added := 0, len(t.list.infos)
 	stays := make([]bool, len(t.list.infos))
 	for k, old := range before.list.infos {
 		i, found := t.list.find(old.id)
 		if !found || t.list.infos[i].weight != old.weight {
-			now[k] = gone
-			changes++
+			now[k] = -1
+			gone++
 			continue
 		}
 		now[k] = i
 		stays[i] = true
+		added--
 	}
-	if changes > 2 {
-		return false
+	if 2*(gone+added) > len(t.list.infos) {
+		return false // it is as fast to begin anew
 	}
 	for p, owner := range before.owners {
-		if i := now[owner]; i != gone {
+		if i := now[owner]; i >= 0 {
 			t.owners[p], t.scores[p] = uint16(i), before.scores[p]
 			continue
 		}
@@ -144,5 +137,5 @@ func (t *hashTable) Pick(_ View, r Request) int {
 
 func (t *hashTable) at(hash uint64) int {
 	// Mixed, as callers may pass numbers that are no hashes.
-	return int(t.owners[mix(hash)&uint64(len(t.owners)-1)])
+	return int(t.owners[mix(hash)&(places-1)])
 }

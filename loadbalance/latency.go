@@ -2,7 +2,7 @@ package loadbalance
 
 // LeastResponseTime returns the Policy that takes two endpoints at random, as PowerOfTwoChoices, and gives the
 // request to the one that promises the earlier answer: by its latency times the requests in flight there, with this
-// one, for its weight.
+// one, for its weight. If both are idle, by its latency alone.
 //
 // Latency is a peak EWMA: it follows at once when an endpoint becomes slower, and by half in
 // LatencyHalfLife when it becomes faster. A new endpoint has the median of all. A failure makes an endpoint slower,
@@ -21,7 +21,7 @@ func (latencyPolicy) Build(v View, _ Picker) Picker {
 	if v.Len() == 1 {
 		return first{}
 	}
-	return leastResponse{newAlias(weights(v))}
+	return leastResponse{newAlias(shares(v, true))}
 }
 
 type leastResponse struct{ alias *alias }
@@ -29,8 +29,17 @@ type leastResponse struct{ alias *alias }
 func (p leastResponse) Pick(v View, r Request) int {
 	i, j := two(v, p.alias)
 	a, b := &v.l.members[i], &v.l.members[j]
-	if b.cost()*b.h.latency(r.now) < a.cost()*a.h.latency(r.now) {
+	first, second := a.h.latency(r.now), b.h.latency(r.now)
+	if m, n := a.h.inFlight(), b.h.inFlight(); m > 0 || n > 0 { // as with PowerOfTwoChoices
+		first *= float64(m+1) * a.per
+		second *= float64(n+1) * b.per
+	}
+	if clearly*second < first {
 		return j
 	}
 	return i
 }
+
+// clearly is by how much the second of two must be better. What differs by less is as good: so that an endpoint that was slow
+// once is tried again when its latency has come near that of another, and not only when it is the same.
+const clearly = 17.0 / 16

@@ -214,3 +214,97 @@ func TestOutcomeWithLoad(t *testing.T) {
 	require.Equal(t, ServerError, Outcome(99).kind())
 	require.Equal(t, "Outcome(99)", Outcome(99).String())
 }
+
+// Most endpoints fail for a while. What is known of the others stays, and when all is well again, requests go by it.
+func TestLatencyAfterAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, n := range []int{2, 5} {
+			p, err := New(Config[int]{Policy: LeastResponseTime(), Endpoints: endpoints(even(n)...), Seed: 5})
+			require.NoError(t, err)
+			times := func(i int) time.Duration { return time.Duration(1+20*i) * time.Millisecond }
+			share := func() []int {
+				counts := make([]int, n)
+				for range 300 {
+					l, err := p.Pick(Request{})
+					require.NoError(t, err)
+					counts[l.Value()]++
+					time.Sleep(times(l.Value()))
+					l.Done(OK)
+				}
+				return counts
+			}
+			for range 3 {
+				share()
+			}
+			before := share()
+			require.Greater(t, before[0], before[n-1])
+			for range 5000 {
+				l, err := p.Pick(Request{})
+				require.NoError(t, err)
+				time.Sleep(time.Millisecond)
+				if l.Value() == 0 && n > 2 {
+					l.Done(OK)
+				} else {
+					l.Done(ServerError)
+				}
+			}
+			for _, e := range p.Stats().Endpoints {
+				require.True(t, e.Latency >= 0 && e.Latency < 30*time.Second, "%v", e.Latency)
+			}
+			time.Sleep(30 * time.Second)
+			for range 3 {
+				share()
+			}
+			after := share()
+			require.Greater(t, after[0], after[n-1], "%v, before %v", after, before)
+			p.Close()
+		}
+	})
+}
+
+// One that fails fast before anything is known of any.
+func TestFailingFirst(t *testing.T) {
+	for _, n := range []int{2, 3, 10} {
+		for seed := range uint64(20) {
+			synctest.Test(t, func(t *testing.T) {
+				p, err := New(Config[int]{Policy: LeastResponseTime(), Endpoints: endpoints(even(n)...), Seed: seed + 1, LatencyHalfLife: time.Minute})
+				require.NoError(t, err)
+				defer p.Close()
+				failed := 0
+				for range 2000 { // two at a time
+					l, err := p.Pick(Request{})
+					require.NoError(t, err)
+					if l.Value() == 0 {
+						failed++
+						time.Sleep(20 * time.Microsecond)
+						l.Done(ServerError)
+					} else {
+						time.Sleep(10 * time.Millisecond)
+						l.Done(OK)
+					}
+				}
+				require.Less(t, failed, 40, "of 2000, of %d, seed %d", n, seed)
+			})
+		}
+	}
+}
+
+// Idle for days, an endpoint is as if it had not been slow.
+func TestLatencyAfterDays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, idle := range []time.Duration{30 * time.Hour, 63 * time.Hour, 100 * time.Hour, 20 * 24 * time.Hour, 40 * 24 * time.Hour} {
+			p, err := New(Config[int]{Policy: LeastResponseTime(), Endpoints: endpoints(1, 1, 1)})
+			require.NoError(t, err)
+			after(t, p, a, 10*time.Second, OK)
+			after(t, p, b, time.Millisecond, OK)
+			after(t, p, c, time.Millisecond, OK)
+			time.Sleep(idle)
+			require.InDelta(t, time.Millisecond, latencyOf(p, a), float64(10*time.Microsecond), "%v", idle)
+			for range 100 {
+				after(t, p, a, 500*time.Microsecond, OK)
+			}
+			require.Less(t, latencyOf(p, a), 2*time.Millisecond, "%v", idle)
+			p.Close()
+		}
+	})
+}

@@ -1,8 +1,11 @@
 package loadbalance
 
+import "math"
+
 // LeastConnections returns the Policy that gives each request to the endpoint with the fewest in flight, whatever their
 // weights; in a slow start, requests count for more. Of several with equally few, any has the
-// same chance.
+// same chance; of those that are idle, in proportion to what they should have (a slow start, and with
+// WeightedLeastConnections the weight).
 //
 // It looks at all of up to 32 endpoints, and beyond at 8 that it chooses at random: the herd that
 // follows the one best endpoint, and the time to find it, grow with their number, and what it gains does not.
@@ -27,7 +30,7 @@ func (p leastPolicy) Build(v View, _ Picker) Picker {
 		}
 	}
 	if len(members) > maxScan {
-		return sampledLeast{members}
+		return sampledLeast{members, newAlias(shares(v, p.weighted))}
 	}
 	return exactLeast{members}
 }
@@ -35,20 +38,48 @@ func (p leastPolicy) Build(v View, _ Picker) Picker {
 type exactLeast struct{ members []member }
 
 func (p exactLeast) Pick(v View, _ Request) int {
-	best, least, ties := 0, p.members[0].cost(), 1
-	for i := 1; i < len(p.members); i++ {
-		switch cost := p.members[i].cost(); {
+	best, least, ties, idle := 0, math.MaxFloat64, 1, 0.0
+	for i := range p.members {
+		m := &p.members[i]
+		n := m.h.inFlight()
+		if n == 0 {
+			idle += 1 / m.per
+			continue
+		}
+		switch cost := float64(n+1) * m.per; {
 		case cost < least:
 			best, least, ties = i, cost, 1
 		case cost == least:
 			ties++
 		}
 	}
-	if ties == 1 {
-		return best
+	// Any of those that are as good: who always begins with the first, or at a random place, gives more to some. Others may
+	// have been given requests meanwhile; then there are fewer.
+	switch {
+	case idle > 0:
+		return p.anyIdle(v, idle, best)
+	case ties > 1:
+		return p.anyTied(v, least, ties, best)
 	}
-	// Any of them: those who always begin with the first, or at a random place, give more to some. Others may have
-	// been given requests meanwhile, and then there are fewer.
+	return best
+}
+
+// anyIdle returns an endpoint that is idle, by its share, or best, when there is none any more.
+func (p exactLeast) anyIdle(v View, idle float64, best int) int {
+	at := idle * float64(v.l.core.rand()>>11) / (1 << 53)
+	for i := range p.members {
+		if m := &p.members[i]; m.h.inFlight() == 0 {
+			best = i
+			if at -= 1 / m.per; at < 0 {
+				break
+			}
+		}
+	}
+	return best
+}
+
+// anyTied returns one of the endpoints that cost the least.
+func (p exactLeast) anyTied(v View, least float64, ties, best int) int {
 	nth, _ := below(v.l.core.rand(), ties)
 	for i := best; i < len(p.members); i++ {
 		if p.members[i].cost() == least {
@@ -61,14 +92,27 @@ func (p exactLeast) Pick(v View, _ Request) int {
 	return best
 }
 
-type sampledLeast struct{ members []member }
+type sampledLeast struct {
+	members []member
+	alias   *alias // nil: all should have the same
+}
 
 func (p sampledLeast) Pick(v View, _ Request) int {
 	r := v.l.core.rand()
 	best, least := -1, 0.0
 	for range samples {
-		i, _ := below(r, len(p.members))
-		if cost := p.members[i].cost(); best < 0 || cost < least {
+		var i int
+		if p.alias != nil {
+			i = p.alias.pick(r)
+		} else {
+			i, _ = below(r, len(p.members))
+		}
+		m := &p.members[i]
+		n := m.h.inFlight()
+		if n == 0 {
+			return i
+		}
+		if cost := float64(n+1) * m.per; best < 0 || cost < least {
 			best, least = i, cost
 		}
 		r = mix(r + golden)

@@ -57,10 +57,12 @@ type Config[T any] struct {
 	// when all are unhealthy, Pick returns ErrAllUnhealthy.
 	PanicThreshold float64
 	// LatencyHalfLife is the time in which half of what is known of an endpoint's latency is forgotten,
-	// with a LatencyPolicy. From 1 ms to 1 h; 0: 5 s.
+	// with a LatencyPolicy. From 10 ms to 1 h; 0: 5 s.
 	LatencyHalfLife time.Duration
 
-	// Resolve finds the endpoints, every ResolveEvery; see DNS. nil: they are as they were set.
+	// Resolve finds the endpoints, every ResolveEvery; see DNS. What it finds is set as by Set: so what Add, Remove and SetWeight
+	// have changed is undone, but an endpoint that is draining, and is found again, is still draining. nil: they are as they
+	// were set.
 	Resolve Resolver[T]
 	// ResolveEvery is the time between two calls of Resolve, at least 10 ms. 0: 30 s.
 	ResolveEvery time.Duration
@@ -95,6 +97,8 @@ var (
 	ErrDuplicate = errors.New("ID is there already")
 	// ErrUnknown is in the error of changing, draining or removing an endpoint that is not there.
 	ErrUnknown = errors.New("no endpoint has this ID")
+	// ErrResumed is in the error of draining an endpoint that is used again before it is empty.
+	ErrResumed = errors.New("it is used again")
 	// errPolicy is for a Picker that returns what is no index.
 	errPolicy = fmt.Errorf("%w: the Picker returned no index of an endpoint", ErrUnavailable)
 )
@@ -111,18 +115,21 @@ type Pool[T any] struct {
 	core   core
 	snap   atomic.Pointer[snapshot[T]]
 
-	mu       sync.Mutex
-	list     []*endpoint[T]   // in order of ID
-	hosts    map[string]*host // by ID: of all endpoints, and of others with requests in flight
-	previous map[uint8]*level // by priority
-	panicked map[uint8]bool
-	begun    bool // there has been an endpoint
-	closed   bool
-	timer    *time.Timer // calls tick
-	timerAt  int64       // when; 0: it is not set
-	evalAt   int64       // when success rates are evaluated next
-	checkers map[string]context.CancelFunc
-	resolved resolution
+	mu        sync.Mutex
+	list      []*endpoint[T]   // in order of ID
+	hosts     map[string]*host // by ID: of all endpoints, and of others with requests in flight
+	previous  map[uint8]*level // by priority
+	panicked  map[uint8]bool
+	begun     bool // there has been an endpoint
+	closed    bool
+	timer     *time.Timer // calls tick
+	timerAt   int64       // when; 0: it is not set
+	evalAt    int64       // when success rates are evaluated next
+	checkers  map[string]context.CancelFunc
+	resolved  resolution
+	built     int64 // when the last snapshot was ready
+	took      int64 // how long it took to make
+	policyErr error // of the last Build that panicked
 
 	stop    context.CancelFunc
 	stopped context.Context
@@ -153,8 +160,8 @@ func New[T any](c Config[T]) (*Pool[T], error) {
 		return nil, fmt.Errorf("loadbalance: SlowStart must be between 0 and 24h, got %v", c.SlowStart)
 	case !(c.PanicThreshold >= 0 && c.PanicThreshold <= 1):
 		return nil, fmt.Errorf("loadbalance: PanicThreshold must be between 0 and 1, got %v", c.PanicThreshold)
-	case c.LatencyHalfLife < time.Millisecond || c.LatencyHalfLife > time.Hour:
-		return nil, fmt.Errorf("loadbalance: LatencyHalfLife must be between 1ms and 1h, got %v", c.LatencyHalfLife)
+	case c.LatencyHalfLife < 10*time.Millisecond || c.LatencyHalfLife > time.Hour:
+		return nil, fmt.Errorf("loadbalance: LatencyHalfLife must be between 10ms and 1h, got %v", c.LatencyHalfLife)
 	case c.ResolveEvery < 10*time.Millisecond:
 		return nil, fmt.Errorf("loadbalance: ResolveEvery must be at least 10ms, got %v", c.ResolveEvery)
 	}
@@ -182,8 +189,8 @@ func New[T any](c Config[T]) (*Pool[T], error) {
 	if l, ok := c.Policy.(LatencyPolicy); ok {
 		k.timed = l.UsesLatency()
 	}
-	if b, ok := c.Policy.(interface{ bounds() bool }); ok {
-		k.counted = b.bounds()
+	if t, ok := c.Policy.(TotalPolicy); ok {
+		k.counted = t.UsesTotal()
 	}
 	k.outlier = c.Outlier.enabled()
 	k.rates = c.Outlier.SuccessRateFactor > 0
@@ -273,27 +280,27 @@ func (p *Pool[T]) SetWeight(id string, weight uint32) error {
 }
 
 // Drain gives no more requests to an endpoint, and waits until none is in flight there. Then it can be removed,
-// or, with Resume, be used again. It returns an error if there is none with that ID (ErrUnknown), or ctx ends before;
-// then it is still draining.
+// or, with Resume, be used again. It returns an error if there is none with that ID (ErrUnknown), ctx ends before, which
+// leaves it draining, or it is used again before (ErrResumed).
 func (p *Pool[T]) Drain(ctx context.Context, id string) error {
-	empty, h, err := p.drain(id)
-	if err != nil {
+	d, h, err := p.drain(id)
+	if err != nil || d == nil {
 		return err
 	}
 	select {
-	case <-empty:
-		return nil
-	default:
-	}
-	select {
-	case <-empty:
-		return nil
+	case <-d.over:
 	case <-ctx.Done():
-		return fmt.Errorf("loadbalance: %d requests are in flight at %q: %w", h.inFlight(), id, context.Cause(ctx))
+		select {
+		case <-d.over:
+		default:
+			return fmt.Errorf("loadbalance: %d requests are in flight at %q: %w", h.inFlight(), id, context.Cause(ctx))
+		}
 	}
+	return d.err
 }
 
-func (p *Pool[T]) drain(id string) (<-chan struct{}, *host, error) {
+// drain has an endpoint drain. It returns nil if nothing is in flight there.
+func (p *Pool[T]) drain(id string) (*drain, *host, error) {
 	p.mu.Lock()
 	defer p.flush()
 	defer p.mu.Unlock()
@@ -307,20 +314,30 @@ func (p *Pool[T]) drain(id string) (<-chan struct{}, *host, error) {
 		p.emitLocked(Event{Kind: Draining, ID: id})
 		p.rebuildLocked()
 	}
-	if h.empty == nil {
-		h.empty = make(chan struct{})
+	if h.drain == nil {
+		h.drain = &drain{over: make(chan struct{})}
+		h.waited.Store(true) // before what is in flight is read: so who ends the last sees it
 	}
-	empty := h.empty
+	d := h.drain
 	h.freeLocked()
-	return empty, h, nil
+	return d, h, nil
 }
 
 // freeLocked ends the calls of Drain that wait, if nothing is in flight. The host must be closed, so that
 // this is for good; if something is, who leaves last finds it in emptied.
 func (h *host) freeLocked() {
-	if h.empty != nil && h.inFlight() == 0 {
-		close(h.empty)
-		h.empty = nil
+	if h.drain != nil && h.inFlight() == 0 {
+		h.overLocked(nil)
+	}
+}
+
+// overLocked ends the calls of Drain that wait.
+func (h *host) overLocked(err error) {
+	if h.drain != nil {
+		h.waited.Store(false)
+		h.drain.err = err
+		close(h.drain.over)
+		h.drain = nil
 	}
 }
 
@@ -333,9 +350,8 @@ func (p *Pool[T]) emptied(h *host) {
 	}
 }
 
-// Resume gives requests to an endpoint that was draining, with a slow start. It returns an error if there is none
-// with that ID (ErrUnknown). Calls of Drain that wait go on doing so, until nothing is in flight there while
-// it is draining again.
+// Resume gives requests to an endpoint that was draining, with a slow start. Calls of Drain that wait return ErrResumed. It
+// returns an error if there is none with that ID (ErrUnknown).
 func (p *Pool[T]) Resume(id string) error {
 	p.mu.Lock()
 	defer p.flush()
@@ -346,6 +362,7 @@ func (p *Pool[T]) Resume(id string) error {
 	}
 	if h := p.list[i].h; h.draining {
 		h.draining = false
+		h.overLocked(fmt.Errorf("loadbalance: endpoint %q: %w", id, ErrResumed))
 		p.rampLocked(h)
 		p.emitLocked(Event{Kind: Resumed, ID: id})
 		p.rebuildLocked()
@@ -368,8 +385,11 @@ func (p *Pool[T]) endpointsLocked() []Endpoint[T] {
 	return all
 }
 
-func (p *Pool[T]) findLocked(id string) (int, bool) {
-	return slices.BinarySearchFunc(p.list, id, func(e *endpoint[T], id string) int { return strings.Compare(e.ID, id) })
+func (p *Pool[T]) findLocked(id string) (int, bool) { return find(p.list, id) }
+
+// find returns the index of the endpoint with that ID in a list in order of ID, or where it would be.
+func find[T any](list []*endpoint[T], id string) (int, bool) {
+	return slices.BinarySearchFunc(list, id, func(e *endpoint[T], id string) int { return strings.Compare(e.ID, id) })
 }
 
 // setLocked makes next the set of endpoints; it is in order of ID.
@@ -397,6 +417,7 @@ func (p *Pool[T]) setLocked(next []Endpoint[T]) (Diff, error) {
 		}
 		d.Added = append(d.Added, e.ID)
 		h.forgetLocked() // what ended while it was gone
+		h.overLocked(fmt.Errorf("loadbalance: endpoint %q: %w", e.ID, ErrResumed))
 		h.member = true
 		h.down = p.config.Health.StartDown && p.config.Health.Check != nil
 		if p.begun {
@@ -418,7 +439,7 @@ func (p *Pool[T]) setLocked(next []Endpoint[T]) (Diff, error) {
 	p.rebuildLocked()
 	p.watchLocked(d)
 	for id, h := range p.hosts {
-		if !h.member && h.inFlight() == 0 && h.empty == nil {
+		if !h.member && h.inFlight() == 0 && h.drain == nil {
 			delete(p.hosts, id)
 		}
 	}
@@ -491,10 +512,7 @@ func (p *Pool[T]) PickID(id string) (Lease[T], error) {
 		}
 		e := s.find(id)
 		if e == nil {
-			p.mu.Lock()
-			_, found := p.findLocked(id)
-			p.mu.Unlock()
-			if !found {
+			if _, found := find(s.all, id); !found {
 				return Lease[T]{}, fmt.Errorf("loadbalance: endpoint %q: %w", id, ErrUnknown)
 			}
 			return Lease[T]{}, fmt.Errorf("%w: %q is given no requests now", ErrUnavailable, id)

@@ -97,7 +97,7 @@ func (p *Pool[T]) tooMany(h *host) {
 	}
 	h.streak.Store(0)
 	if p.ejectLocked(h, p.core.now(), fmt.Errorf("loadbalance: %d requests failed one after the other", p.core.consecutive)) {
-		p.rebuildLocked()
+		p.changedLocked()
 	}
 }
 

@@ -425,7 +425,7 @@ func TestOutlierLongest(t *testing.T) {
 			Interval: year, EjectFor: year, MaxEjectFor: year, MaxEjected: 1,
 		}})
 		p.mu.Lock()
-		for _, n := range []int{0, 1, 1 << 40, math.MaxInt - 2} {
+		for _, n := range []int{0, 1, math.MaxInt / 2, math.MaxInt - 2} {
 			h := p.list[0].h
 			h.ejections, h.ejected = n, false
 			require.True(t, p.ejectLocked(h, p.core.now(), errSick))

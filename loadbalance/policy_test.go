@@ -244,3 +244,73 @@ func TestView(t *testing.T) {
 type viewPolicy struct{ f func(View) }
 
 func (p viewPolicy) Build(v View, _ Picker) Picker { p.f(v); return first{} }
+
+// badPolicy panics, or returns nothing, when it is told to.
+type badPolicy struct{ mode *string }
+
+func (p badPolicy) Build(View, Picker) Picker {
+	switch *p.mode {
+	case "panic":
+		panic("no")
+	case "nil":
+		return nil
+	}
+	return first{}
+}
+
+func TestBuildFails(t *testing.T) {
+	for _, mode := range []string{"panic", "nil"} {
+		var m string
+		var kinds []EventKind
+		p, err := New(Config[int]{Policy: badPolicy{&m}, Endpoints: endpoints(1, 1), OnEvent: func(e Event) { kinds = append(kinds, e.Kind) }})
+		require.NoError(t, err)
+		require.NoError(t, p.Stats().PolicyError)
+		m = mode
+		d, err := p.Set(endpoints(1, 1, 1))
+		require.NoError(t, err)
+		require.Equal(t, []string{"h00002"}, d.Added)
+		require.Error(t, p.Stats().PolicyError)
+		require.Contains(t, kinds, PolicyFailed)
+		require.Len(t, count(3, picks(t, p, 100, anyRequest)), 3)
+		m = ""
+		require.NoError(t, p.Remove("h00001"))
+		require.NoError(t, p.Stats().PolicyError)
+		require.Equal(t, []int{10, 0, 0}, count(3, picks(t, p, 10, anyRequest)))
+		p.Close()
+	}
+}
+
+// Who wraps a Policy, and has not all of its methods.
+type wrapped struct{ Policy }
+
+func TestWrappedBound(t *testing.T) {
+	toFirst := func([]string, []uint32) (Locator, error) { return LocatorFunc(func(uint64) int { return 0 }), nil }
+	p := pool(t, wrapped{ConsistentHash(toFirst, 1.25)}, even(100)...)
+	for range 1000 {
+		pick(t, p, Request{Hash: 7})
+	}
+	for _, e := range p.Stats().Endpoints {
+		require.LessOrEqual(t, e.InFlight, int64(13))
+	}
+}
+
+// A retry takes no turn: or of two, the one that fails would have all first tries.
+func TestRoundRobinRetries(t *testing.T) {
+	for _, policy := range []Policy{RoundRobin(), SmoothWeightedRoundRobin()} {
+		p := pool(t, policy, 1, 1)
+		firsts := make([]int, 2)
+		for range 1000 {
+			l, err := p.Pick(Request{})
+			require.NoError(t, err)
+			firsts[l.Value()]++
+			l.Done(OK)
+			if l.Value() == 0 {
+				r, err := p.Pick(Request{Tried: []string{l.ID()}})
+				require.NoError(t, err)
+				require.Equal(t, 1, r.Value())
+				r.Done(OK)
+			}
+		}
+		require.Equal(t, []int{500, 500}, firsts)
+	}
+}

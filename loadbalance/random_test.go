@@ -5,6 +5,8 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -157,4 +159,34 @@ func TestLeastConnectionsTies(t *testing.T) {
 	counts := count(8, picks(t, p, 4000, anyRequest))
 	requireChiSquare(t, []int{counts[0], counts[4], counts[5], counts[7]}, []float64{1, 1, 1, 1})
 	require.Zero(t, counts[1]+counts[2]+counts[3]+counts[6])
+}
+
+// With one request at a time, all are idle: then weights decide, and slow starts, which the cost would not.
+func TestIdleByWeight(t *testing.T) {
+	for name, policy := range map[string]Policy{"p2c": PowerOfTwoChoices(), "weighted least": WeightedLeastConnections(), "response": LeastResponseTime()} {
+		synctest.Test(t, func(t *testing.T) {
+			p, err := New(Config[int]{Policy: policy, Endpoints: endpoints(9, 10), Seed: 1, SlowStart: 16 * time.Second})
+			require.NoError(t, err)
+			defer p.Close()
+			requireChiSquare(t, count(2, picks(t, p, 4000, anyRequest)), []float64{9, 10})
+			require.NoError(t, p.Add(Endpoint[int]{ID: "z", Value: 2, Weight: 19}))
+			last := 0
+			for range 4 { // it takes up its share little by little, and no more than that
+				time.Sleep(4 * time.Second)
+				got := count(3, picks(t, p, 2000, anyRequest))[2]
+				require.Greater(t, got, last, name)
+				require.Less(t, got, 1150, name)
+				last = got
+			}
+		})
+	}
+	for _, n := range []int{10, 100} { // exact, and sampled
+		weights := make([]uint32, n)
+		shares := make([]float64, n)
+		for i := range weights {
+			weights[i] = uint32(1 + i%3)
+			shares[i] = float64(weights[i])
+		}
+		requireChiSquare(t, count(n, picks(t, pool(t, WeightedLeastConnections(), weights...), 500*n, anyRequest)), shares)
+	}
 }

@@ -67,12 +67,27 @@ func (p cyclePolicy) Build(v View, prev Picker) Picker {
 	return c
 }
 
-func (c *cycle) Pick(View, Request) int {
+func (c *cycle) Pick(_ View, r Request) int {
+	if r.Tried != nil {
+		return c.retry(r)
+	}
 	place := (c.next.Add(1) - 1) % c.n
 	if c.slots == nil {
 		return int(place)
 	}
 	return int(c.slots[place])
+}
+
+// retry returns an endpoint that has not been tried, if one is near, and leaves the turns as they are: if retries took one
+// each, of two endpoints the one that fails would have all first tries.
+func (c *cycle) retry(r Request) int {
+	start := c.next.Load()
+	for k := range uint64(64) {
+		if i := c.at((start + k) % c.n); !r.tried(c.list.infos[i].id) {
+			return i
+		}
+	}
+	return c.at(start % c.n)
 }
 
 func (c *cycle) at(place uint64) int {

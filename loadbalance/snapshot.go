@@ -1,15 +1,19 @@
 package loadbalance
 
 import (
+	"errors"
+	"fmt"
 	"math"
 	"slices"
+	"time"
 )
 
 // A snapshot is what picks go by. It is never changed.
 type snapshot[T any] struct {
 	state
 	endpoints []*endpoint[T]
-	available int // of these, how many have a part of the requests
+	available int            // of these, how many have a part of the requests
+	all       []*endpoint[T] // also those that cannot be picked
 }
 
 // find returns the endpoint with that ID, or nil.
@@ -176,7 +180,7 @@ func (p *Pool[T]) rebuildLocked() {
 		return
 	}
 	now := p.core.now()
-	s := &snapshot[T]{state: state{core: &p.core}}
+	s := &snapshot[T]{state: state{core: &p.core}, all: p.list}
 	tiers, err := p.tiersLocked()
 	s.err = err
 	levels := make(map[uint8]*level, len(tiers))
@@ -235,7 +239,29 @@ func (p *Pool[T]) rebuildLocked() {
 			h.freeLocked()
 		}
 	}
-	p.armLocked(now)
+	p.built = p.core.now()
+	p.took = p.built - now
+	p.armLocked(p.built)
+}
+
+// restLocked returns how long changes that nobody waits for, by checks, errors or time, are left alone after a snapshot: not
+// at all, but where one takes more than a millisecond, for thousands of endpoints. Then many changes become one,
+// and no more than about a tenth of a CPU goes into it.
+func (p *Pool[T]) restLocked() int64 {
+	if p.took < int64(time.Millisecond) {
+		return 0
+	}
+	return min(9*p.took, int64(time.Second))
+}
+
+// changedLocked makes a snapshot for what has changed by itself, or has tick do it.
+func (p *Pool[T]) changedLocked() {
+	now := p.core.now()
+	if at := p.built + p.restLocked(); now < at {
+		p.setTimerLocked(at, now)
+		return
+	}
+	p.rebuildLocked()
 }
 
 // tiersLocked returns the tiers with what parts of the requests they get, or why there are none.
@@ -345,8 +371,28 @@ func (p *Pool[T]) levelLocked(priority uint8, use, usable []*endpoint[T], now in
 	if prev != nil {
 		picker = prev.picker
 	}
-	return &level{l, p.config.Policy.Build(View{l}, picker)}
+	return &level{l, p.build(View{l}, picker)}
 }
+
+// build has the Policy make a Picker. If it panics, or returns none, requests go by PowerOfTwoChoices until the next
+// change: that is better than no requests at all.
+func (p *Pool[T]) build(v View, prev Picker) (picker Picker) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.policyErr = fmt.Errorf("loadbalance: Build panicked: %v", r)
+		} else if picker == nil {
+			p.policyErr = errNoPicker
+		} else {
+			p.policyErr = nil
+			return
+		}
+		p.emitLocked(Event{Kind: PolicyFailed, Err: p.policyErr})
+		picker = twoPolicy{}.Build(v, nil)
+	}()
+	return p.config.Policy.Build(v, prev)
+}
+
+var errNoPicker = errors.New("loadbalance: Build has returned no Picker")
 
 func equalZones(a, b map[string]int) bool {
 	if len(a) != len(b) {
@@ -394,6 +440,9 @@ func (p *Pool[T]) armLocked(now int64) {
 	}
 	if p.core.rates || p.core.outlier && p.decayingLocked() {
 		next = min(next, p.evalAt)
+	}
+	if next < math.MaxInt64 {
+		next = max(next, now+p.restLocked())
 	}
 	p.setTimerLocked(next, now)
 }

@@ -11,6 +11,7 @@ type Stats struct {
 	Resolved        time.Time // when Resolve has last succeeded; zero: never
 	ResolveFailures int       // how often it has failed since
 	ResolveError    error     // of the last call
+	PolicyError     error     // of the last Build, if it has panicked or returned no Picker
 }
 
 // An EndpointStats is what is known of an endpoint since it was added, or, if requests were in flight
@@ -69,6 +70,7 @@ func (p *Pool[T]) Stats() Stats {
 		Resolved:        p.resolved.at,
 		ResolveFailures: p.resolved.failures,
 		ResolveError:    p.resolved.err,
+		PolicyError:     p.policyErr,
 	}
 	for _, panicked := range p.panicked {
 		s.Panicked = s.Panicked || panicked

@@ -5,7 +5,8 @@ package loadbalance
 // the average as a look at all does, nearly (M. Mitzenmacher, "The Power of Two Choices in Randomized Load
 // Balancing", 2001), takes O(1), and forms no herd.
 //
-// When weights differ, the two are chosen by weight, so that one that has most of the weight can have most of the requests.
+// When weights differ, or in a slow start, the two are chosen by weight: so that one that has most of the weight can have most
+// of the requests. If both are idle, it is the first of them, which is so in proportion to their weights.
 func PowerOfTwoChoices() Policy { return twoPolicy{} }
 
 type twoPolicy struct{}
@@ -14,7 +15,7 @@ func (twoPolicy) Build(v View, _ Picker) Picker {
 	if v.Len() == 1 {
 		return first{}
 	}
-	return twoChoices{newAlias(weights(v))}
+	return twoChoices{newAlias(shares(v, true))}
 }
 
 // first is for one endpoint.
@@ -28,20 +29,13 @@ type twoChoices struct {
 
 func (p twoChoices) Pick(v View, _ Request) int {
 	i, j := two(v, p.alias)
-	members := v.l.members
-	if members[j].cost() < members[i].cost() {
+	a, b := &v.l.members[i], &v.l.members[j]
+	// Between two that are idle, the cost would always be for the one with more weight.
+	first, second := a.h.inFlight(), b.h.inFlight()
+	if first > 0 && float64(second+1)*b.per < float64(first+1)*a.per {
 		return j
 	}
 	return i
-}
-
-// weights returns the weights, without regard to slow starts.
-func weights(v View) []uint64 {
-	w := make([]uint64, len(v.l.infos))
-	for i, x := range v.l.infos {
-		w[i] = uint64(x.weight)
-	}
-	return w
 }
 
 // two returns two different endpoints; of the first, all have the same chance, or one by their weights,

@@ -26,13 +26,15 @@ func (r Request) tried(id string) bool { return slices.Contains(r.Tried, id) }
 // A Policy makes Pickers. RoundRobin and the other functions without a receiver return those that come
 // with the package; anyone can write one.
 //
-// A LatencyPolicy asks for latencies to be measured, and a Checker can refuse endpoints.
+// A LatencyPolicy asks for latencies to be measured, a TotalPolicy for requests to be counted, and a Checker can refuse
+// endpoints. Who wraps a Policy must have the methods of what it wraps.
 type Policy interface {
 	// Build makes a Picker for the endpoints of v, of which there is at least one. It is called for each
 	// change: of endpoints, of their weights, of their health, and for each step of a slow start. prev
 	// is what it returned for the same Pool and Priority before, or nil; its Pick may still be running.
 	//
-	// It is called while other changes of the Pool wait, so it must not call the Pool.
+	// It is called while other changes of the Pool wait, so it must not call the Pool. If it panics, or returns nil, requests
+	// go by PowerOfTwoChoices until the next change (PolicyFailed).
 	Build(v View, prev Picker) Picker
 }
 
@@ -49,6 +51,14 @@ type LatencyPolicy interface {
 	Policy
 	// UsesLatency reports whether its Pickers call View.Latency.
 	UsesLatency() bool
+}
+
+// A TotalPolicy is a Policy that may go by View.Total. Only for those is it counted, which takes two atomic operations for
+// each request; for others, View.Total adds up.
+type TotalPolicy interface {
+	Policy
+	// UsesTotal reports whether its Pickers call View.Total.
+	UsesTotal() bool
 }
 
 // A Checker is a Policy that cannot work with all endpoints.
@@ -109,6 +119,19 @@ func (v View) Ramp(i int) float64 { return float64(v.l.infos[i].ramp) / rampUnit
 // InFlight returns the number of requests in flight at endpoint i.
 func (v View) InFlight(i int) int64 { return v.l.members[i].h.inFlight() }
 
+// Total returns the number of requests in flight in the Pool; or, if the Policy is no TotalPolicy, at the endpoints of v,
+// which takes O(n).
+func (v View) Total() int64 {
+	if v.l.core.counted {
+		return max(0, v.l.core.total.Load())
+	}
+	sum := int64(0)
+	for i := range v.l.members {
+		sum += v.l.members[i].h.inFlight()
+	}
+	return sum
+}
+
 // Latency returns the peak EWMA of the latency of endpoint i, or the median of all, if it is not
 // known; at least 1 ns. It is 1 ns for all if the Policy is no LatencyPolicy.
 func (v View) Latency(i int, r Request) time.Duration {
@@ -120,17 +143,23 @@ func (v View) Rand() uint64 { return v.l.core.rand() }
 
 // Filter returns the View of those endpoints for which keep returns true, and their indices in v.
 func (v View) Filter(keep func(i int) bool) (View, []int) {
-	f := &list{core: v.l.core, zones: v.l.zones, even: true}
 	var indices []int
 	for i := range v.Len() {
 		if keep(i) {
-			f.members = append(f.members, v.l.members[i])
-			f.infos = append(f.infos, v.l.infos[i])
-			f.even = f.even && v.l.infos[i].ramp == rampUnit
 			indices = append(indices, i)
 		}
 	}
-	return View{f}, indices
+	return v.choose(indices), indices
+}
+
+// choose returns the View of those endpoints.
+func (v View) choose(indices []int) View {
+	f := &list{core: v.l.core, zones: v.l.zones, even: true, members: make([]member, len(indices)), infos: make([]info, len(indices))}
+	for k, i := range indices {
+		f.members[k], f.infos[k] = v.l.members[i], v.l.infos[i]
+		f.even = f.even && v.l.infos[i].ramp == rampUnit
+	}
+	return View{f}
 }
 
 // Healthy returns the share of the endpoints in that zone that are healthy. Draining ones, and those with

@@ -5,7 +5,7 @@ package loadbalance
 //
 // If less than 1/1.4 of the zone's endpoints are healthy, as many requests go elsewhere as those that are healthy are too few
 // for. When a request finds its endpoint in the zone busy, with 8 or more in flight and, for its weight, more than twice as
-// many as what inner chooses among all others, it goes there: so callers that are unevenly spread over zones do not overrun the
+// many as what inner chooses elsewhere, it goes there: so callers that are unevenly spread over zones do not overrun the
 // few endpoints in one. A zone without endpoints has all requests go elsewhere.
 func PreferZone(inner Policy) Policy {
 	if inner == nil {
@@ -30,33 +30,31 @@ func (p zonePolicy) Check(ids []string, weights []uint32) error {
 	return nil
 }
 
-func (p zonePolicy) bounds() bool {
-	b, ok := p.inner.(interface{ bounds() bool })
-	return ok && b.bounds()
+// UsesTotal reports whether the inner Policy does.
+func (p zonePolicy) UsesTotal() bool {
+	t, ok := p.inner.(TotalPolicy)
+	return ok && t.UsesTotal()
 }
 
 const (
 	busy       = 8 // requests in flight, up to which nobody is sent elsewhere
 	busyFactor = 2
+	leaves     = 4 // how often an endpoint elsewhere is looked for
 )
 
-// A zoned has a Picker for each zone, and one for what is outside of it.
+// A zoned has a Picker for each zone, and one for all.
 type zoned struct {
 	zones map[string]*zone
 	all   Picker
 }
 
+// A zone is the endpoints of one, and who picks among them.
 type zone struct {
-	here, elsewhere part
-	stay            uint64 // random numbers up to this stay
-	spills          bool   // not all do
-}
-
-// A part is some of the endpoints, and who picks among them; without a Picker there are none.
-type part struct {
 	view    View
 	indices []int
 	picker  Picker
+	stay    uint64 // random numbers up to this stay
+	spills  bool   // not all do
 }
 
 func (p zonePolicy) Build(v View, prev Picker) Picker {
@@ -64,42 +62,25 @@ func (p zonePolicy) Build(v View, prev Picker) Picker {
 	if before == nil {
 		before = &zoned{}
 	}
-	z := &zoned{zones: make(map[string]*zone), all: p.inner.Build(v, before.all)}
-	for _, x := range v.l.infos {
-		if z.zones[x.zone] != nil {
-			continue
+	members := make(map[string][]int)
+	for i, x := range v.l.infos {
+		members[x.zone] = append(members[x.zone], i)
+	}
+	z := &zoned{zones: make(map[string]*zone, len(members)), all: p.inner.Build(v, before.all)}
+	for name, indices := range members {
+		n := &zone{view: v.choose(indices), indices: indices, stay: ^uint64(0)}
+		var old Picker
+		if b := before.zones[name]; b != nil {
+			old = b.picker
 		}
-		old := before.zones[x.zone]
-		if old == nil {
-			old = &zone{}
-		}
-		n := &zone{
-			here:      p.part(v, old.here.picker, func(i int) bool { return v.l.infos[i].zone == x.zone }),
-			elsewhere: p.part(v, old.elsewhere.picker, func(i int) bool { return v.l.infos[i].zone != x.zone }),
-			stay:      ^uint64(0),
-		}
-		if able := overProvision * v.Healthy(x.zone); able < 1 && n.elsewhere.picker != nil {
+		n.picker = p.inner.Build(n.view, old)
+		healthy := float64(len(indices)) / float64(v.l.zones[name])
+		if able := overProvision * healthy; able < 1 && len(members) > 1 {
 			n.spills, n.stay = true, uint64(able*(1<<32)*(1<<32))
 		}
-		z.zones[x.zone] = n
+		z.zones[name] = n
 	}
 	return z
-}
-
-func (p zonePolicy) part(v View, prev Picker, keep func(int) bool) part {
-	sub, indices := v.Filter(keep)
-	if len(indices) == 0 {
-		return part{}
-	}
-	return part{sub, indices, p.inner.Build(sub, prev)}
-}
-
-func (p *part) pick(r Request) int {
-	i := p.picker.Pick(p.view, r)
-	if uint(i) >= uint(len(p.indices)) {
-		return -1
-	}
-	return p.indices[i]
 }
 
 func (z *zoned) Pick(v View, r Request) int {
@@ -112,29 +93,49 @@ func (z *zoned) Pick(v View, r Request) int {
 		return z.all.Pick(v, r)
 	}
 	if here.spills && v.l.core.rand() > here.stay {
-		return here.elsewhere.pick(r)
+		if i := z.elsewhere(name, v, r); i >= 0 {
+			return i
+		}
 	}
-	i := here.here.pick(r)
-	if here.elsewhere.picker == nil || i < 0 {
+	i := here.picker.Pick(here.view, r)
+	if uint(i) >= uint(len(here.indices)) {
+		return -1
+	}
+	i = here.indices[i]
+	if len(z.zones) == 1 {
 		return i
 	}
-	if r.Tried != nil && r.tried(v.l.infos[i].id) && z.exhausted(here, v, r) {
-		return here.elsewhere.pick(r)
+	if r.Tried != nil && here.exhausted(r) {
+		if j := z.elsewhere(name, v, r); j >= 0 {
+			return j
+		}
 	}
 	m := &v.l.members[i]
 	if m.h.inFlight() < busy {
 		return i
 	}
-	if j := here.elsewhere.pick(r); j >= 0 && busyFactor*v.l.members[j].cost() < m.cost() {
+	if j := z.elsewhere(name, v, r); j >= 0 && busyFactor*v.l.members[j].cost() < m.cost() {
 		return j
 	}
 	return i
 }
 
-// exhausted reports whether a request has been tried with all endpoints of its zone.
-func (z *zoned) exhausted(here *zone, v View, r Request) bool {
-	for _, i := range here.here.indices {
-		if !r.tried(v.l.infos[i].id) {
+// elsewhere returns an endpoint in another zone, or -1: where nearly all are in this one, it may not find the others.
+func (z *zoned) elsewhere(name string, v View, r Request) int {
+	for range leaves {
+		i := z.all.Pick(v, r)
+		if uint(i) < uint(len(v.l.infos)) && v.l.infos[i].zone != name {
+			return i
+		}
+		r.Hash = mix(r.Hash + golden) // for those that go by it
+	}
+	return -1
+}
+
+// exhausted reports whether a request has been tried with all endpoints of the zone.
+func (n *zone) exhausted(r Request) bool {
+	for i := range n.indices {
+		if !r.tried(n.view.ID(i)) {
 			return false
 		}
 	}

@@ -34,8 +34,8 @@ func BenchmarkRoundTrip(b *testing.B) {
 	}
 }
 
-// BenchmarkReverseProxy has a client, a proxy and a server in this process, with HTTP/1.1 between them. impl=httputil is
-// the same proxy without balancing.
+// BenchmarkReverseProxy has a client, a proxy and a server in this process, with HTTP/1.1 between them.
+// impl=httputil is the same proxy without balancing.
 func BenchmarkReverseProxy(b *testing.B) {
 	data := make([]byte, 1024)
 	backend := newBackend(b, func(w http.ResponseWriter, r *http.Request) { w.Write(data) })

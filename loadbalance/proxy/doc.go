@@ -1,22 +1,23 @@
-// Package proxy sends HTTP requests and TCP connections to the endpoints of a loadbalance.Pool: from a client, or as a
-// proxy for clients that know nothing of it.
+// Package proxy sends HTTP requests and TCP connections to the endpoints of a loadbalance.Pool: from a
+// client, or as a proxy for clients that know nothing of it.
 //
-// Do not use it where a proxy stands before the endpoints already, and balances. It does not cache, compress, limit or
-// authenticate; other handlers do that, around it. A request is tried with one endpoint at a time: it is never
-// sent to a second one because the first is slow.
+// Do not use it where a proxy stands before the endpoints already, and balances. It does not cache,
+// compress, limit or authenticate; other handlers do that, around it. A request is tried with one
+// endpoint at a time: it is never sent to a second one because the first is slow.
 //
 // # Which to use
 //
 //	                    what it balances                       choose it
-//	NewTransport        requests of an http.Client             the clients are your own programs: there is no hop more,
-//	                                                           and each request goes to the best endpoint
+//	NewTransport        requests of an http.Client             the clients are your own programs: there is no
+//	                                                           hop more
 //	NewReverseProxy     requests that a server gets (Layer 7)  clients are anybody: browsers, other programs
 //	NewTCPProxy         connections (Layer 4)                  it is not HTTP, or must not be looked into; all
 //	                                                           requests of a connection go to one endpoint
 //	CheckHTTP           nothing: it is a check for the Pool    endpoints can say by HTTP whether they are well
 //
-// gRPC goes through NewReverseProxy, if the server and Base speak HTTP/2; each call is balanced. Through NewTCPProxy only
-// connections would be, and those of gRPC are few and last. WebSocket and server-sent events go through both.
+// gRPC goes through NewReverseProxy, if the server and Base speak HTTP/2; each call is balanced.
+// Through NewTCPProxy only connections would be, and those of gRPC are few and last. WebSocket and
+// server-sent events go through both.
 //
 // # What is retried
 //
@@ -35,29 +36,32 @@
 //	the caller has given up                 no                                    no
 //
 // In all cases the body must be there again. There is none, or GetBody of the request makes it, as
-// http.NewRequest has it for what is in memory; or nothing of it was read; or it was kept: NewReverseProxy
-// keeps what is sent of it, up to MaxBufferedBody, while it is sent, so nothing waits for it. (Of a POST it keeps 4 KiB. That helps where a
-// connection that was not used for long turns out to be closed: an http.Transport then takes
-// another by itself, which is no retry, as the first has got nothing.)
+// http.NewRequest has it for what is in memory; or nothing of it was read; or it was kept:
+// NewReverseProxy keeps what is sent of it, up to MaxBufferedBody, while it is sent, so nothing waits
+// for it. (Of a POST it keeps 4 KiB. That helps where a connection that was not used for long turns out
+// to be closed: an http.Transport then takes another by itself, which is no retry, as the first has got
+// nothing.)
 //
-// When all endpoints that are available have been tried, it waits, by Backoff, and begins anew; unless an
-// answer with Retry-After said to wait for longer: then it is handed on. When there are no more tries, the last answer
-// is handed on as it is, if there was one.
+// When all endpoints that are available have been tried, it waits, by Backoff, and begins anew; but not
+// if the answer has Retry-After: that is handed on, as it is not to be earlier. When there are no more
+// tries, the last answer is handed on as it is, if the last try has one.
 //
 // # What endpoints are charged with
 //
-// Classify has the Outcome of each status and error, from which the Pool ejects endpoints. A request that the caller has given
-// up, and one whose body could not be read, say nothing about the endpoint. A request is in flight until the body of
-// its answer has ended; its latency is the time to the header, or that of connecting in a TCPProxy. So a
-// stream of an hour is in flight for an hour, but not slow. A body that is neither read to its end nor closed
-// stays in flight for ever, as it would keep a connection for ever with package net/http alone.
+// Classify has the Outcome of each status and error, from which the Pool ejects endpoints. A request
+// that the caller has given up, and one whose body could not be read, say nothing about the endpoint. A
+// request is in flight until the body of its answer has ended; its latency is the time to the header,
+// or that of connecting in a TCPProxy. So a stream of an hour is in flight for an hour, but not slow. A
+// body that is neither read to its end nor closed stays in flight for ever, as it would keep a
+// connection for ever with package net/http alone.
 //
 // # Servers
 //
-// NewReverseProxy returns a handler. Its server should have ReadHeaderTimeout and IdleTimeout set; and for endpoints that
-// answer while they still get the body, over HTTP/1, the handler must be called after
-// http.ResponseController.EnableFullDuplex, as package net/http otherwise reads the body to its end first.
+// NewReverseProxy returns a handler. Its server should have ReadHeaderTimeout and IdleTimeout set; and
+// for endpoints that answer while they still get the body, over HTTP/1, the handler must be called
+// after http.ResponseController.EnableFullDuplex, as package net/http otherwise reads the body to its
+// end first.
 //
-// The IdleConnTimeout of Base should be shorter than the time after which endpoints close idle connections, and there
-// should be no Proxy in it.
+// The IdleConnTimeout of Base should be shorter than the time after which endpoints close idle
+// connections, and there should be no Proxy in it.
 package proxy

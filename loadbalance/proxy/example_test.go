@@ -276,8 +276,8 @@ func ExampleNewTCPProxy() {
 	// 5 5
 }
 
-// The mistake: to not close the body of an answer. The request is in flight for ever, and its endpoint gets fewer
-// and fewer others, or is never drained.
+// The mistake: to not close the body of an answer. The request is in flight for ever, and its endpoint
+// gets fewer and fewer others, or is never drained.
 func ExampleNewTransport_mistake() {
 	pool, closeAll := backends("a")
 	defer closeAll()

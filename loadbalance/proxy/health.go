@@ -26,7 +26,8 @@ type CheckHTTPConfig struct {
 	Host string
 	// Header is added to the request. nil: only the User-Agent of this package.
 	Header http.Header
-	// Statuses are those of an endpoint that is well, from 100 to 599. nil: 200 to 399, and a redirect is not followed.
+	// Statuses are those of an endpoint that is well, from 100 to 599. nil: 200 to 399, and a redirect
+	// is not followed.
 	Statuses []int
 	// Contains is what the first MaxBody bytes of the answer must contain. "": the body is not looked at.
 	Contains string
@@ -36,11 +37,11 @@ type CheckHTTPConfig struct {
 	TLS *tls.Config
 }
 
-// CheckHTTP returns a Check for loadbalance.HealthConfig that asks endpoints by HTTP. It returns an error if a
-// field is out of range.
+// CheckHTTP returns a Check for loadbalance.HealthConfig that asks endpoints by HTTP. It returns an
+// error if a field is out of range.
 //
-// Each check makes a connection of its own, as an endpoint that is well takes new ones; and it goes to the endpoint
-// directly, whatever HTTP_PROXY says.
+// Each check makes a connection of its own, as an endpoint that is well takes new ones; and it goes to
+// the endpoint directly, whatever HTTP_PROXY says.
 func CheckHTTP(c CheckHTTPConfig) (func(context.Context, loadbalance.Endpoint[*url.URL]) error, error) {
 	if c.MaxBody == 0 {
 		c.MaxBody = 64 << 10

@@ -11,10 +11,11 @@ import (
 	"github.com/sysblocks/sysblocks/loadbalance"
 )
 
-// Classify returns the Outcome of an HTTP request by the status of its answer, or by the error if there is
-// one: OK below 400; Overload for 429 and 503; Timeout for 504; ClientError for 501, 505, and others below 500; and
-// ServerError for the others. Of errors, those of connecting, with the handshake of TLS, are ConnectError, and others as
-// loadbalance.OutcomeOf has them. It knows nothing of gRPC, where failures have status 200.
+// Classify returns the Outcome of an HTTP request by the status of its answer, or by the error if there
+// is one: OK below 400; Overload for 429 and 503; Timeout for 504; ClientError for 501, 505, and others
+// below 500; and ServerError for the others. Of errors, those of connecting, with the handshake of TLS,
+// are ConnectError, and others as loadbalance.OutcomeOf has them. It knows nothing of gRPC, where
+// failures have status 200.
 func Classify(resp *http.Response, err error) loadbalance.Outcome {
 	switch {
 	case err != nil && neverSent(err):
@@ -49,8 +50,8 @@ func (tryTimeout) Timeout() bool { return true }
 
 var errNoURL = errors.New("loadbalance/proxy: the endpoint has no URL with a host")
 
-// An Error is what a Transport returns if a request was tried, and there is no answer. If it could not be tried at
-// all, as no endpoint is available, the error is that of the Pool's Pick.
+// An Error is what a Transport returns if a request was tried, and there is no answer. If it could not
+// be tried at all, as no endpoint is available, the error is that of the Pool's Pick.
 //
 // An Error is safe for concurrent use by multiple goroutines, as long as nobody changes it.
 type Error struct {
@@ -75,8 +76,8 @@ func (e *Error) Timeout() bool {
 
 // neverSent reports whether nothing of a request can have been sent, as there was no connection.
 //
-// What happens after the handshake of TLS is never taken for that. Some of what happens in it is not either: an
-// alert of the other side looks the same at any time.
+// What happens after the handshake of TLS is never taken for that. Some of what happens in it is not
+// either: an alert of the other side looks the same at any time.
 func neverSent(err error) bool {
 	if err == errNoURL {
 		return true

@@ -26,7 +26,8 @@ import (
 // name returns the ID of endpoint i.
 func name(i int) string { return string(rune('a' + i)) }
 
-// newPool returns a pool of the URLs, with IDs a, b and so on, whose requests must all have ended when the test does.
+// newPool returns a pool of the URLs, with IDs a, b and so on, whose requests must all have ended when
+// the test does.
 func newPool(t testing.TB, c loadbalance.Config[*url.URL], urls ...string) *loadbalance.Pool[*url.URL] {
 	for i, s := range urls {
 		u, err := url.Parse(s)

@@ -10,9 +10,9 @@ import (
 // signature begins version 2 of the PROXY protocol.
 const signature = "\r\n\r\n\x00\r\nQUIT\n"
 
-// proxyHeader returns what tells an endpoint, in version 1 or 2 of the PROXY protocol (W. Tarreau, "The PROXY
-// protocol", 2020), that a connection has come from one address to another. If they are not those of TCP, it
-// says that it does not know.
+// proxyHeader returns what tells an endpoint, in version 1 or 2 of the PROXY protocol (W. Tarreau, "The
+// PROXY protocol", 2020), that a connection has come from one address to another. If they are not those
+// of TCP, it says that it does not know.
 func proxyHeader(version int, from, to net.Addr) []byte {
 	a, b, known := tcpAddrs(from, to)
 	is4 := known && a.Addr().Is4() && b.Addr().Is4()
@@ -44,7 +44,8 @@ func proxyHeader(version int, from, to net.Addr) []byte {
 // full returns an address in IPv6 form, as both must be if one is.
 func full(a netip.Addr) string { return netip.AddrFrom16(a.As16()).String() }
 
-// tcpAddrs returns two addresses without their zones, which mean nothing elsewhere, and whether they are those of TCP.
+// tcpAddrs returns two addresses without their zones, which mean nothing elsewhere, and whether they
+// are those of TCP.
 func tcpAddrs(from, to net.Addr) (a, b netip.AddrPort, ok bool) {
 	x, ok := from.(*net.TCPAddr)
 	y, both := to.(*net.TCPAddr)

@@ -12,10 +12,11 @@ import (
 )
 
 const (
-	// relayBuffer is how much is read at a time. Two of them are held by each connection, also while it is idle.
+	// relayBuffer is how much is read at a time. Two of them are held by each connection, also while it
+	// is idle.
 	relayBuffer = 16 << 10
-	// chunk is how much is spliced at a time. A deadline that passes while the other side takes nothing loses what is
-	// in the pipe; so that must be little enough that whoever takes it slowly has time.
+	// chunk is how much is spliced at a time. A deadline that passes while the other side takes nothing
+	// loses what is in the pipe; so that must be little enough that whoever takes it slowly has time.
 	chunk = 128 << 10
 	// lull is after how long without a byte splicing ends.
 	lull = 100 * time.Millisecond
@@ -94,7 +95,8 @@ func (k *link) pump(dst, src net.Conn, moved *int64, total *atomic.Uint64) error
 				if err == nil {
 					continue
 				}
-				// A deadline for writing has passed only if it is late enough for that; the one for reading always is before.
+				// A deadline for writing has passed only if it is late enough for that; the one for
+				// reading always is before.
 				if !errors.Is(err, os.ErrDeadlineExceeded) || idle > 0 && time.Since(now) >= lull+idle {
 					return k.late(err)
 				}
@@ -109,8 +111,8 @@ func (k *link) pump(dst, src net.Conn, moved *int64, total *atomic.Uint64) error
 	}
 }
 
-// arm sets deadlines: for reading, when the connection would be idle for too long; and for writing, so much later
-// that it cannot pass while there is time for reading.
+// arm sets deadlines: for reading, when the connection would be idle for too long; and for writing, so
+// much later that it cannot pass while there is time for reading.
 func (k *link) arm(dst, src net.Conn, idle time.Duration) {
 	if idle <= 0 {
 		return
@@ -145,7 +147,8 @@ func spliceable(c net.Conn) *net.TCPConn {
 	return tcp
 }
 
-// closeWrite tells the other side that all was sent. A connection that cannot be closed in one direction is closed.
+// closeWrite tells the other side that all was sent. A connection that cannot be closed in one
+// direction is closed.
 func closeWrite(c net.Conn) {
 	if w, ok := c.(interface{ CloseWrite() error }); ok {
 		w.CloseWrite()

@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 )
 
-// ErrRequestBody is in the errors of requests whose body could not be read: it is the caller's failure, and no
-// endpoint's.
+// ErrRequestBody is in the errors of requests whose body could not be read: it is the caller's failure,
+// and no endpoint's.
 var ErrRequestBody = errors.New("loadbalance/proxy: the request's body cannot be read")
 
 var (
@@ -19,11 +19,11 @@ var (
 )
 
 // A replay is the body of a request that can be sent more than once, as long as no more than max bytes
-// of it have been read: those are kept, and the next try reads them before what follows. If nothing has been read,
-// max need not be more than 0.
+// of it have been read: those are kept, and the next try reads them before what follows. If nothing has
+// been read, max need not be more than 0.
 //
-// A base Transport may go on reading, and may close the body, after it has returned. So each try reads through a reader of its
-// own, which has a number; with the next one, those before read no more.
+// A base Transport may go on reading, and may close the body, after it has returned. So each try reads
+// through a reader of its own, which has a number; with the next one, those before read no more.
 type replay struct {
 	src   io.ReadCloser
 	max   int
@@ -74,8 +74,8 @@ func (r *replay) getBody() (io.ReadCloser, error) {
 	return nil, errNoReplay
 }
 
-// finish says that there will be no other try. After one without an answer, src is closed at once; otherwise when
-// the reader is, or was.
+// finish says that there will be no other try. After one without an answer, src is closed at once;
+// otherwise when the reader is, or was.
 func (r *replay) finish(answered bool) {
 	r.done.Store(true)
 	if !answered || r.shut.Load() == r.state.Load()>>1+1 {

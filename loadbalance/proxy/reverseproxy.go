@@ -21,25 +21,27 @@ import (
 type ReverseProxyConfig struct {
 	_ struct{}
 
-	// Transport says how requests are balanced and tried again. Two defaults are others than NewTransport's: Base
-	// neither asks for compression nor decompresses, and Hash is HashRemoteAddr.
+	// Transport says how requests are balanced and tried again. Two defaults are others than
+	// NewTransport's: Base neither asks for compression nor decompresses, and Hash is HashRemoteAddr.
 	Transport TransportConfig
-	// MaxBufferedBody is how many bytes of a request's body are kept so that it can be sent again. A request
-	// whose body is longer is not retried once that much of it was sent. 0: 64 KiB; negative: none.
+	// MaxBufferedBody is how many bytes of a request's body are kept so that it can be sent again. A
+	// request whose body is longer is not retried once that much of it was sent. 0: 64 KiB; negative:
+	// none.
 	MaxBufferedBody int64
 
-	// TrustForwarded keeps the header fields Forwarded and X-Forwarded-* of incoming requests, and adds to
-	// X-Forwarded-For. It is for proxies that can only be reached through others that set them. Otherwise they
-	// are removed, with X-Real-Ip, and set anew, as anybody can send any.
+	// TrustForwarded keeps the header fields Forwarded and X-Forwarded-* of incoming requests, and adds
+	// to X-Forwarded-For. It is for proxies that can only be reached through others that set them.
+	// Otherwise they are removed, with X-Real-Ip, and set anew, as anybody can send any.
 	TrustForwarded bool
 	// PreserveHost sends the Host of the incoming request. Otherwise it is the endpoint's.
 	PreserveHost bool
-	// Rewrite changes requests before they are sent, at the end of what this package does itself. The URL's scheme and
-	// host are set after it; Out.Host stays, if it sets that. It must not change In. nil: nothing else is changed.
+	// Rewrite changes requests before they are sent, at the end of what this package does itself. The
+	// URL's scheme and host are set after it; Out.Host stays, if it sets that. It must not change In.
+	// nil: nothing else is changed.
 	Rewrite func(*httputil.ProxyRequest)
 
-	// ModifyResponse changes answers, or returns an error for ErrorHandler; see httputil.ReverseProxy. nil: they
-	// are as they come.
+	// ModifyResponse changes answers, or returns an error for ErrorHandler; see httputil.ReverseProxy.
+	// nil: they are as they come.
 	ModifyResponse func(*http.Response) error
 	// ErrorHandler answers requests for which there is no answer. nil: WriteError.
 	ErrorHandler func(http.ResponseWriter, *http.Request, error)
@@ -47,15 +49,16 @@ type ReverseProxyConfig struct {
 	// Server-sent events, and answers of unknown length, are always flushed after each write. 0: when
 	// a buffer is full.
 	FlushInterval time.Duration
-	// ErrorLog gets what httputil.ReverseProxy has to say, such as of answers that broke off. nil: it is discarded.
+	// ErrorLog gets what httputil.ReverseProxy has to say, such as of answers that broke off. nil: it
+	// is discarded.
 	ErrorLog *log.Logger
 }
 
-// NewReverseProxy returns a reverse proxy for the endpoints of pool; see NewTransport. It returns an error if pool is
-// nil or a field is out of range.
+// NewReverseProxy returns a reverse proxy for the endpoints of pool; see NewTransport. It returns an
+// error if pool is nil or a field is out of range.
 //
-// It passes on upgrades of the protocol (WebSocket), server-sent events, bodies of any length in both directions, and
-// trailers (gRPC, if both sides speak HTTP/2).
+// It passes on upgrades of the protocol (WebSocket), server-sent events, bodies of any length in both
+// directions, and trailers (gRPC, if both sides speak HTTP/2).
 func NewReverseProxy(pool *loadbalance.Pool[*url.URL], c ReverseProxyConfig) (*httputil.ReverseProxy, error) {
 	if c.MaxBufferedBody == 0 {
 		c.MaxBufferedBody = 64 << 10
@@ -102,8 +105,8 @@ func NewReverseProxy(pool *loadbalance.Pool[*url.URL], c ReverseProxyConfig) (*h
 	}, nil
 }
 
-// forward sets the header fields that tell where a request comes from. Those of the request that may be forged are
-// removed: some have been by httputil, as have those that are for one connection only.
+// forward sets the header fields that tell where a request comes from. Those of the request that may be
+// forged are removed: some have been by httputil, as have those that are for one connection only.
 func forward(r *httputil.ProxyRequest, trust bool) {
 	if !trust {
 		for name := range r.Out.Header {
@@ -164,7 +167,8 @@ const bufferSize = 32 << 10
 
 var bufferPool = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// buffers are those that bodies are copied through. They are kept by their arrays, as to keep slices would allocate.
+// buffers are those that bodies are copied through. They are kept by their arrays, as to keep slices
+// would allocate.
 type buffers struct{}
 
 func (buffers) Get() []byte  { return bufferPool.Get().(*[bufferSize]byte)[:] }

@@ -388,7 +388,8 @@ func TestAnswerBreaksOff(t *testing.T) {
 	eventually(t, func() bool { return outcomes(pool, 0, loadbalance.ServerError) == 1 }, "it is no failure")
 }
 
-// The protocol of a connection is changed, as by WebSocket, and it is in flight until both sides have ended.
+// The protocol of a connection is changed, as by WebSocket, and it is in flight until both sides have
+// ended.
 func TestUpgrade(t *testing.T) {
 	backend := newBackend(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Connection") != "Upgrade" {
@@ -477,8 +478,8 @@ func TestEarlyHints(t *testing.T) {
 	require.Equal(t, 1, hints)
 }
 
-// What gRPC needs, with HTTP/2 on both sides, by TLS and without: messages in both directions at the same time, and
-// trailers, announced or not, also after an answer without a body.
+// What gRPC needs, with HTTP/2 on both sides, by TLS and without: messages in both directions at the
+// same time, and trailers, announced or not, also after an answer without a body.
 func TestHTTP2(t *testing.T) {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor != 2 || r.Header.Get("Te") != "trailers" {

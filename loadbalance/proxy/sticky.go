@@ -21,8 +21,8 @@ type StickyCookie struct {
 
 	// Name is that of the cookie, a token as RFC 6265 has it. Required.
 	Name string
-	// Secret is what the endpoint's ID is encrypted and authenticated with, at least 16 bytes. All proxies that clients
-	// may come by need the same. Required.
+	// Secret is what the endpoint's ID is encrypted and authenticated with, at least 16 bytes. All
+	// proxies that clients may come by need the same. Required.
 	Secret []byte
 	// MaxAge is how long clients keep the cookie, in whole seconds. 0: until they are closed.
 	MaxAge time.Duration
@@ -38,9 +38,9 @@ type StickyCookie struct {
 
 // A sticky makes cookies of IDs, and finds IDs in cookies.
 //
-// The value of a cookie is the ID, padded, in AES-GCM. The nonce is a MAC of it (a synthetic nonce, as in AES-GCM-SIV), so that
-// there is no number of cookies after which one comes twice for different IDs. So an endpoint's
-// cookies are all the same; and nothing need be remembered, by any proxy.
+// The value of a cookie is the ID, padded, in AES-GCM. The nonce is a MAC of it (a synthetic nonce, as
+// in AES-GCM-SIV), so that there is no number of cookies after which one comes twice for different IDs.
+// So an endpoint's cookies are all the same; and nothing need be remembered, by any proxy.
 type sticky struct {
 	config StickyCookie
 	aead   cipher.AEAD

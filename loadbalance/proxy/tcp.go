@@ -21,29 +21,31 @@ var ErrClosed = errors.New("loadbalance/proxy: the TCPProxy is closed")
 type TCPConfig struct {
 	_ struct{}
 
-	// DialTimeout is how long it may take to connect to an endpoint, with the handshake of UpstreamTLS. 0: 5 s.
+	// DialTimeout is how long it may take to connect to an endpoint, with the handshake of UpstreamTLS.
+	// 0: 5 s.
 	DialTimeout time.Duration
 	// HandshakeTimeout is how long the handshake of TLS may take. 0: 10 s.
 	HandshakeTimeout time.Duration
-	// IdleTimeout is after how long in which no byte moves in either direction a connection is closed. A side that
-	// does not take what is sent to it, 128 KiB, is given up after up to twice that time, even if it sends.
-	// At least 1 ms and at most a year; 0: no limit.
+	// IdleTimeout is after how long in which no byte moves in either direction a connection is closed.
+	// A side that does not take what is sent to it, 128 KiB, is given up after up to twice that time,
+	// even if it sends. At least 1 ms and at most a year; 0: no limit.
 	IdleTimeout time.Duration
-	// KeepAlive is the time between probes of TCP connections that are idle. 0: 15 s; negative: there are none.
+	// KeepAlive is the time between probes of TCP connections that are idle. 0: 15 s; negative: there
+	// are none.
 	KeepAlive time.Duration
-	// MaxConnections is how many connections there may be at the same time, of all listeners; those beyond are closed
-	// at once, and count as Refused. 0: no limit.
+	// MaxConnections is how many connections there may be at the same time, of all listeners; those
+	// beyond are closed at once, and count as Refused. 0: no limit.
 	MaxConnections int
 	// Tries is how many endpoints may be dialed for a connection, from 1 to 100. 0: 3.
 	Tries int
 
 	// TLS is for connections of clients. nil: they are without.
 	TLS *tls.Config
-	// UpstreamTLS is for connections to endpoints; if its ServerName is "", it is the host of the endpoint. nil:
-	// they are without.
+	// UpstreamTLS is for connections to endpoints; if its ServerName is "", it is the host of the
+	// endpoint. nil: they are without.
 	UpstreamTLS *tls.Config
-	// ProxyProtocol is the version of the PROXY protocol in which endpoints are told the client's address, 1 or 2.
-	// 0: they are not.
+	// ProxyProtocol is the version of the PROXY protocol in which endpoints are told the client's
+	// address, 1 or 2. 0: they are not.
 	ProxyProtocol int
 
 	// Hash returns Hash of the loadbalance.Request. nil: loadbalance.HashAddr of the client's address.
@@ -52,8 +54,8 @@ type TCPConfig struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// OnConn is called when a connection has ended. nil: nothing is called.
 	OnConn func(Conn)
-	// OnError is called with errors that end no connection that OnConn is told of: of Accept, and of dialing an
-	// endpoint, with its ID. nil: nothing is called.
+	// OnError is called with errors that end no connection that OnConn is told of: of Accept, and of
+	// dialing an endpoint, with its ID. nil: nothing is called.
 	OnError func(id string, err error)
 }
 
@@ -78,11 +80,12 @@ type TCPStats struct {
 	Received uint64 // bytes from endpoints to clients
 }
 
-// A TCPProxy passes TCP connections on to the endpoints of a Pool, whose values are addresses, host:port. When one side
-// has sent all, that is passed on, and the other direction goes on (half-close).
+// A TCPProxy passes TCP connections on to the endpoints of a Pool, whose values are addresses,
+// host:port. When one side has sent all, that is passed on, and the other direction goes on
+// (half-close).
 //
-// A TCPProxy is safe for concurrent use by multiple goroutines. Serve starts two for each connection; Shutdown and
-// Close end them. A panic of a hook ends the program, as nobody can catch it.
+// A TCPProxy is safe for concurrent use by multiple goroutines. Serve starts two for each connection;
+// Shutdown and Close end them. A panic of a hook ends the program, as nobody can catch it.
 type TCPProxy struct {
 	pool   *loadbalance.Pool[string]
 	config TCPConfig
@@ -154,9 +157,9 @@ func NewTCPProxy(pool *loadbalance.Pool[string], c TCPConfig) (*TCPProxy, error)
 // maxIdle is so that deadlines cannot overflow.
 const maxIdle = 366 * 24 * time.Hour
 
-// Serve accepts connections from l, which it closes at the end, until Shutdown or Close is called; then it returns
-// ErrClosed. After temporary errors of Accept, as when there are too many open files, it waits, from 5 ms to 1 s; it
-// returns others. It can be called for several listeners at the same time.
+// Serve accepts connections from l, which it closes at the end, until Shutdown or Close is called; then
+// it returns ErrClosed. After temporary errors of Accept, as when there are too many open files, it
+// waits, from 5 ms to 1 s; it returns others. It can be called for several listeners at the same time.
 func (p *TCPProxy) Serve(l net.Listener) error {
 	defer l.Close()
 	p.mu.Lock()
@@ -223,8 +226,9 @@ func (p *TCPProxy) start(conn net.Conn) {
 	p.mu.Unlock()
 }
 
-// Shutdown closes the listeners, and waits for the connections to end. When ctx ends before, it closes them, waits for
-// their goroutines, and returns ctx's error. It can be called more than once, but not by a hook.
+// Shutdown closes the listeners, and waits for the connections to end. When ctx ends before, it closes
+// them, waits for their goroutines, and returns ctx's error. It can be called more than once, but not
+// by a hook.
 func (p *TCPProxy) Shutdown(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
@@ -253,8 +257,8 @@ func (p *TCPProxy) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Close closes the listeners and all connections, and waits for their goroutines. It can be called more than once, but
-// not by a hook. It returns nil.
+// Close closes the listeners and all connections, and waits for their goroutines. It can be called more
+// than once, but not by a hook. It returns nil.
 func (p *TCPProxy) Close() error {
 	p.stop()
 	return p.Shutdown(context.Background())
@@ -415,8 +419,8 @@ func (k *link) relay(endpoint net.Conn) loadbalance.Outcome {
 	case k.err != nil && k.p.stopped.Err() != nil:
 		return loadbalance.Canceled
 	case k.down && k.received == 0 && !errors.Is(k.err, errIdle):
-		// It took the connection, and cut it before it said anything. There was nothing to be written to the
-		// client, so that has not failed.
+		// It took the connection, and cut it before it said anything. There was nothing to be written
+		// to the client, so that has not failed.
 		return loadbalance.ServerError
 	}
 	return loadbalance.OK

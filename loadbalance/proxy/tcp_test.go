@@ -107,8 +107,8 @@ func TestNewTCPProxyErrors(t *testing.T) {
 	require.EqualError(t, err, "loadbalance/proxy: pool must be set, got nil")
 }
 
-// Much data in both directions at the same time, and the end of one direction before the other: copied by the kernel
-// or not, with deadlines or not.
+// Much data in both directions at the same time, and the end of one direction before the other: copied
+// by the kernel or not, with deadlines or not.
 func TestTCPProxy(t *testing.T) {
 	cert := selfSigned(t)
 	roots := x509.NewCertPool()

@@ -20,24 +20,27 @@ import (
 type TransportConfig struct {
 	_ struct{}
 
-	// Base sends the requests, and keeps connections. nil: a copy of http.DefaultTransport as it is at that time, with
-	// up to 256 idle connections for each endpoint, 5 s to connect, and without Proxy: endpoints are
-	// reached directly, whatever HTTP_PROXY says. (If http.DefaultTransport is no *http.Transport, a new one.)
+	// Base sends the requests, and keeps connections. nil: a copy of http.DefaultTransport as it is at
+	// that time, with up to 256 idle connections for each endpoint, 5 s to connect, and without Proxy:
+	// endpoints are reached directly, whatever HTTP_PROXY says. (If http.DefaultTransport is no
+	// *http.Transport, a new one.)
 	Base http.RoundTripper
 	// Tries is how often a request may be tried in all, from 1 to 100. 1: there are no retries; 0: 3.
 	Tries int
-	// Budget bounds the retries of all requests, and can be shared by several Transports. nil: one with Ratio 0.2.
+	// Budget bounds the retries of all requests, and can be shared by several Transports. nil: one with
+	// Ratio 0.2.
 	Budget *loadbalance.Budget
 	// TryTimeout is how long each try may take to the header of the answer, after which it is given up,
-	// and perhaps another endpoint tried. The body may take longer. 0: no limit but that of the request's context.
+	// and perhaps another endpoint tried. The body may take longer. 0: no limit but that of the
+	// request's context.
 	TryTimeout time.Duration
-	// Backoff bounds the wait before a retry when all endpoints have been tried: it is random up to Backoff
-	// the first time, then up to twice that, and so on, up to 32 times. While there is another endpoint, there is no
-	// wait. At most a minute; 0: 25 ms.
+	// Backoff bounds the wait before a retry when all endpoints have been tried: it is random up to
+	// Backoff the first time, then up to twice that, and so on, up to 32 times. While there is another
+	// endpoint, there is no wait. At most a minute; 0: 25 ms.
 	Backoff time.Duration
-	// RetryStatus are the statuses, from 400 to 599, that are retried if the request may be. nil: 502, 503 and
-	// 504; empty, but not nil: none. An answer with Retry-After is handed on when all
-	// endpoints have been tried.
+	// RetryStatus are the statuses, from 400 to 599, that are retried if the request may be. nil: 502,
+	// 503 and 504; empty, but not nil: none. An answer with Retry-After is handed on when all endpoints
+	// have been tried.
 	RetryStatus []int
 
 	// Hash returns what is Hash of the loadbalance.Request: for IPHash and ConsistentHash. nil: 0, which
@@ -48,15 +51,17 @@ type TransportConfig struct {
 	// Sticky has a client get the same endpoint again by a cookie. nil: there is none.
 	Sticky *StickyCookie
 
-	// EndpointHost sends the host of the endpoint's URL as Host. Otherwise it is that of the request, or of its URL: a name
-	// of the service, which all endpoints go by. A request with neither, as a server gets it, has the endpoint's.
+	// EndpointHost sends the host of the endpoint's URL as Host. Otherwise it is that of the request,
+	// or of its URL: a name of the service, which all endpoints go by. A request with neither, as a
+	// server gets it, has the endpoint's.
 	EndpointHost bool
 
-	// Outcome tells how a try ended, by the header of the answer, or by an error if there was none; both are there if the
-	// body has ended with an error. It is not asked about requests that the caller has given up. nil: Classify.
+	// Outcome tells how a try ended, by the header of the answer, or by an error if there was none;
+	// both are there if the body has ended with an error. It is not asked about requests that the
+	// caller has given up. nil: Classify.
 	Outcome func(*http.Response, error) loadbalance.Outcome
-	// OnTry is called after each try, by the goroutine of the request: when there is the header of the answer, or
-	// an error. It must not touch the request. nil: nothing is called.
+	// OnTry is called after each try, by the goroutine of the request: when there is the header of the
+	// answer, or an error. It must not touch the request. nil: nothing is called.
 	OnTry func(Try)
 }
 
@@ -71,8 +76,8 @@ type Try struct {
 	Outcome  loadbalance.Outcome // what the endpoint is charged with
 }
 
-// A Transport is an http.RoundTripper that sends each request to an endpoint that a Pool picks, and may try again with
-// another.
+// A Transport is an http.RoundTripper that sends each request to an endpoint that a Pool picks, and may
+// try again with another.
 //
 // A Transport is safe for concurrent use by multiple goroutines. It starts none.
 type Transport struct {
@@ -82,8 +87,9 @@ type Transport struct {
 	buffer int64   // how much is kept of bodies; 0: nothing
 }
 
-// NewTransport returns a Transport over the endpoints of pool, whose values are URLs with scheme and host, and
-// perhaps a path and a query that all requests get. It returns an error if pool is nil or a field is out of range.
+// NewTransport returns a Transport over the endpoints of pool, whose values are URLs with scheme and
+// host, and perhaps a path and a query that all requests get. It returns an error if pool is nil or a
+// field is out of range.
 func NewTransport(pool *loadbalance.Pool[*url.URL], c TransportConfig) (*Transport, error) {
 	if c.Tries == 0 {
 		c.Tries = 3
@@ -145,12 +151,12 @@ func newBase() *http.Transport {
 	return base
 }
 
-// RoundTrip sends a request to an endpoint, and to another if that fails and the request may be retried; see the
-// package comment for when. The request in flight ends when the body of the answer has been read to its end, or is
-// closed; its latency is the time to the header.
+// RoundTrip sends a request to an endpoint, and to another if that fails and the request may be
+// retried; see the package comment for when. The request in flight ends when the body of the answer has
+// been read to its end, or is closed; its latency is the time to the header.
 //
-// It returns an Error if the last try has no answer, and the answer of the last try, with whatever status, if it has. If
-// there is no endpoint to try, its error wraps loadbalance.ErrUnavailable.
+// It returns an Error if the last try has no answer, and the answer of the last try, with whatever
+// status, if it has. If there is no endpoint to try, its error wraps loadbalance.ErrUnavailable.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	b := body{req: req}
 	if hasBody(req) && req.GetBody == nil {
@@ -223,8 +229,9 @@ func answered(o loadbalance.Outcome) bool {
 	return o == loadbalance.OK || o == loadbalance.ClientError
 }
 
-// bufferedUnsafe is how much is kept of the body of a request that is not idempotent. Base may have read that
-// much into its buffer when it finds that the connection was closed before anything was written.
+// bufferedUnsafe is how much is kept of the body of a request that is not idempotent. Base may have
+// read that much into its buffer when it finds that the connection was closed before anything was
+// written.
 const bufferedUnsafe = 4 << 10
 
 // A body is that of a request, for each of its tries.
@@ -431,8 +438,8 @@ func joinURL(u, endpoint *url.URL) {
 	}
 }
 
-// retry decides whether the request is tried again. Then it returns the next call, whose endpoint is picked and for
-// which the body is there. Otherwise it may return an error of the context.
+// retry decides whether the request is tried again. Then it returns the next call, whose endpoint is
+// picked and for which the body is there. Otherwise it may return an error of the context.
 func (c *call) retry(req *http.Request, resp *http.Response, err error, r *loadbalance.Request, b *body) (*call, error) {
 	t := c.t
 	switch {
@@ -497,8 +504,8 @@ func idempotent(req *http.Request) bool {
 	return a || b
 }
 
-// The body of an answer that is not wanted is read, so that the connection can be used again, if it is at most
-// drained bytes long, and for at most drainTime.
+// The body of an answer that is not wanted is read, so that the connection can be used again, if it is
+// at most drained bytes long, and for at most drainTime.
 const (
 	drained   = 4 << 10
 	drainTime = 100 * time.Millisecond

@@ -258,7 +258,8 @@ func TestRetries(t *testing.T) {
 	}
 }
 
-// A closeCounter calls closed for its first Close only, and again for each Close of a body that is not to be closed twice.
+// A closeCounter calls closed for its first Close only, and again for each Close of a body that is not
+// to be closed twice.
 type closeCounter struct {
 	io.ReadCloser
 	closed func()
@@ -273,7 +274,8 @@ func (c *closeCounter) Close() error {
 	return c.ReadCloser.Close()
 }
 
-// All endpoints fail: after the last was tried, it waits, and begins anew; and the last answer is handed on.
+// All endpoints fail: after the last was tried, it waits, and begins anew; and the last answer is
+// handed on.
 func TestBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a", "http://b")
@@ -704,7 +706,8 @@ func TestLatencyIsToTheHeader(t *testing.T) {
 	})
 }
 
-// With an http.Client over real connections: of redirects, cookies and compression it sees what it sees without.
+// With an http.Client over real connections: of redirects, cookies and compression it sees what it sees
+// without.
 func TestClient(t *testing.T) {
 	backend := newBackend(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -738,7 +741,8 @@ func TestClient(t *testing.T) {
 	eventually(t, func() bool { return inFlight(pool) == 0 }, "HEAD is in flight")
 }
 
-// Endpoints by TLS, with HTTP/2; and one whose certificate is not valid counts as one that cannot be reached.
+// Endpoints by TLS, with HTTP/2; and one whose certificate is not valid counts as one that cannot be
+// reached.
 func TestTLSEndpoints(t *testing.T) {
 	good := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }))
 	good.EnableHTTP2 = true
@@ -888,7 +892,8 @@ func TestDiscard(t *testing.T) {
 	require.EqualValues(t, 1, conns.Load())
 }
 
-// A connection that the endpoint has closed while it was idle is no failure, of a POST neither, and its body is sent whole.
+// A connection that the endpoint has closed while it was idle is no failure, of a POST neither, and its
+// body is sent whole.
 func TestStaleConnections(t *testing.T) {
 	var mu sync.Mutex
 	var idle []net.Conn
