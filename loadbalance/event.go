@@ -7,10 +7,10 @@ import (
 
 // An Event is a change of the state of an endpoint, or of all of one Priority.
 type Event struct {
-	Kind     EventKind
-	ID       string // of the endpoint, or ""
-	Priority uint8  // with Panicked and PanicEnded
-	Err      error  // why, or nil
+	Kind     EventKind // what has happened
+	ID       string    // of the endpoint, or ""
+	Priority uint8     // with Panicked and PanicEnded
+	Err      error     // why, or nil
 }
 
 // An EventKind says what an Event is.

@@ -211,8 +211,9 @@ func New[T any](c Config[T]) (*Pool[T], error) {
 
 // A Diff is what Set has changed: IDs, in order.
 type Diff struct {
-	Added, Removed []string
-	Changed        []string // in Weight, Zone or Priority; values are not compared
+	Added   []string // that were not there before
+	Removed []string // that are no longer there
+	Changed []string // in Weight, Zone or Priority; values are not compared
 }
 
 // Set replaces the endpoints. What is known of those that stay, by their IDs, is kept: requests in flight,

@@ -17,13 +17,13 @@ type Stats struct {
 // An EndpointStats is what is known of an endpoint since it was added, or, if requests were in flight
 // when it was removed and came back, since before.
 type EndpointStats struct {
-	ID       string
-	Weight   uint32
-	Zone     string
-	Priority uint8
+	ID       string // as in its Endpoint
+	Weight   uint32 // as in its Endpoint
+	Zone     string // as in its Endpoint
+	Priority uint8  // as in its Endpoint
 
-	State    State
-	InFlight int64
+	State    State         // whether it is given requests
+	InFlight int64         // requests that have not ended
 	Ramp     float64       // the part of its weight that it has in its slow start; otherwise 1
 	Latency  time.Duration // peak EWMA; 0 if the Policy is no LatencyPolicy, or it is not known
 
@@ -51,7 +51,7 @@ const (
 	Weightless
 )
 
-// String returns the state in lower case.
+// String returns what the state is called: healthy, unhealthy, ejected, draining or no weight.
 func (s State) String() string {
 	names := [...]string{"healthy", "unhealthy", "ejected", "draining", "no weight"}
 	if int(s) < len(names) {
