@@ -13,23 +13,25 @@ import (
 type BreakerConfig struct {
 	_ struct{}
 
-	// ConsecutiveFailures is how many requests must fail, one after the other, for the Breaker to open. 0: it does not
-	// open for that.
+	// ConsecutiveFailures is how many requests must fail, one after the other, for the Breaker to open.
+	// 0: it does not open for that.
 	ConsecutiveFailures int
-	// FailureRate is the part of the requests that ended within Window, from 0 to 1, which must have failed for the
-	// Breaker to open. 0: it does not open for that.
+	// FailureRate is the part of the requests that ended within Window, from 0 to 1, which must have
+	// failed for the Breaker to open. 0: it does not open for that.
 	FailureRate float64
 	// MinRequests is how many requests must have ended within Window for FailureRate to count. 0: 20.
 	MinRequests int
 	// Window is the time over which FailureRate is measured, in ten steps; at least 10 ms. 0: 10 s.
 	Window time.Duration
-	// OpenFor is how long nothing is let through, at least 1 ms. 0: 5 s. It is also how long those that are let through
-	// then have to end, from the last of them on, before others are let through in the place of those that have not.
+	// OpenFor is how long nothing is let through, at least 1 ms. 0: 5 s. It is also how long those that
+	// are let through then have to end, from the last of them on, before others are let through in the
+	// place of those that have not.
 	OpenFor time.Duration
-	// Probes is how many requests are let through after that, and must succeed for the Breaker to close. 0: 1.
+	// Probes is how many requests are let through after that, and must succeed for the Breaker to
+	// close. 0: 1.
 	Probes int
-	// OnChange is called when the state has changed, outside of all locks, in the order of changes. nil: nothing
-	// is called.
+	// OnChange is called when the state has changed, outside of all locks, in the order of changes.
+	// nil: nothing is called.
 	OnChange func(from, to BreakerState)
 }
 
@@ -61,13 +63,15 @@ func (s BreakerState) String() string {
 // ErrOpen is in the error of a Breaker that does not let a request through.
 var ErrOpen = errors.New("loadbalance: the Breaker is open")
 
-// A Breaker keeps requests from a service that fails, so that they fail at once, and it can recover (M. Nygard, "Release
-// It!", 2007). After OpenFor it lets some through, and closes if they succeed, or opens again.
+// A Breaker keeps requests from a service that fails, so that they fail at once, and it can recover (M.
+// Nygard, "Release It!", 2007). After OpenFor it lets some through, and closes if they succeed, or
+// opens again.
 //
-// Failures are ServerError, ConnectError, Timeout and Overload. What was cancelled counts as neither. Results of
-// requests that were let through in an earlier state are ignored.
+// Failures are ServerError, ConnectError, Timeout and Overload. What was cancelled counts as neither.
+// Results of requests that were let through in an earlier state are ignored.
 //
-// A Breaker is safe for concurrent use by multiple goroutines, and linearizable. The zero value cannot be used.
+// A Breaker is safe for concurrent use by multiple goroutines, and linearizable. The zero value cannot
+// be used.
 type Breaker struct {
 	config BreakerConfig
 	start  time.Time
@@ -128,8 +132,8 @@ func NewBreaker(c BreakerConfig) (*Breaker, error) {
 // A Permit is a request that a Breaker has let through. Done must be called when it has ended; Breaker.Do
 // cannot forget it.
 //
-// A Permit is safe for concurrent use by multiple goroutines. Its method has a pointer receiver, and it must not be copied once
-// it is used.
+// A Permit is safe for concurrent use by multiple goroutines. Its method has a pointer receiver, and it
+// must not be copied once it is used.
 type Permit struct {
 	b          *Breaker
 	generation uint64
@@ -271,8 +275,8 @@ func (b *Breaker) flush() {
 	}
 }
 
-// Do calls f if the Breaker lets it through, and tells it how f ended, by OutcomeOf; a panic is a ServerError. It returns
-// f's error, that of ctx, or one that wraps ErrOpen.
+// Do calls f if the Breaker lets it through, and tells it how f ended, by OutcomeOf; a panic is a
+// ServerError. It returns f's error, that of ctx, or one that wraps ErrOpen.
 func (b *Breaker) Do(ctx context.Context, f func(context.Context) error) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -10,17 +10,19 @@ import (
 type BudgetConfig struct {
 	_ struct{}
 
-	// Ratio is how many retries there may be for each request, from a millionth to 1000; 0.1 or 0.2 are common. Required.
+	// Ratio is how many retries there may be for each request, from a millionth to 1000; 0.1 or 0.2 are
+	// common. Required.
 	Ratio float64
-	// Burst is how many retries can be saved up, and how many there are at the beginning, from 1 to a million. 0: 10.
+	// Burst is how many retries can be saved up, and how many there are at the beginning, from 1 to a
+	// million. 0: 10.
 	Burst int
 }
 
 // A Budget keeps retries from making an overload worse: of any requests, there are at most Burst + Ratio ·
 // requests retries, whenever they come. (gRPC calls it retry throttling, Finagle a retry budget.)
 //
-// A Budget is safe for concurrent use by multiple goroutines, takes no lock, and is linearizable. The zero value
-// allows no retries.
+// A Budget is safe for concurrent use by multiple goroutines, takes no lock, and is linearizable. The
+// zero value allows no retries.
 type Budget struct {
 	credit int64 // what a request is worth, in units
 	most   int64

@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// A Locator says where hashes belong; it is what consistent hashing is to this package. A Picker of package
-// consistenthash is one, and so is a function of your own (LocatorFunc). It must not change, as it is called by many
-// goroutines at the same time.
+// A Locator says where hashes belong; it is what consistent hashing is to this package. A Picker of
+// package consistenthash is one, and so is a function of your own (LocatorFunc). It must not change, as
+// it is called by many goroutines at the same time.
 type Locator interface {
 	// Pick returns the index of an endpoint in the lists that the Locator was built from.
 	Pick(hash uint64) int
@@ -26,19 +26,21 @@ type sequencer interface {
 	AppendN(dst []int32, hash uint64, n int) []int32
 }
 
-// ConsistentHash returns the Policy that gives all requests with the same Hash to the same endpoint, as long as there is
-// room: a Locator, which build makes for endpoints in the order of their IDs, says which. With a
-// bound of, say, 1.25, an endpoint has room while it has no more in flight than 1.25 times its
-// share by weight of all in flight in the Pool, rounded up; what is too much goes to the next in the sequence of the hash (V. Mirrokni,
-// M. Thorup and M. Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2018). The bound is at least 1 and at most 1000; 0
-// is none. When several pick at the same moment, an endpoint may have a few more.
+// ConsistentHash returns the Policy that gives all requests with the same Hash to the same endpoint, as
+// long as there is room: a Locator, which build makes for endpoints in the order of their IDs, says
+// which. With a bound of, say, 1.25, an endpoint has room while it has no more in flight than 1.25
+// times its share by weight of all in flight in the Pool, rounded up; what is too much goes to the next
+// in the sequence of the hash (V. Mirrokni, M. Thorup and M. Zadimoghaddam, "Consistent Hashing with
+// Bounded Loads", 2018). The bound is at least 1 and at most 1000; 0 is none. When several pick at the
+// same moment, an endpoint may have a few more.
 //
 // The sequence is the Locator's, if it has the method AppendN of consistenthash.Replicator; otherwise
 // the places of further hashes that are made of it.
 //
-// build is called when endpoints are set (an error is Set's), and when their health changes; if it then returns an
-// error, requests go by IPHash until the next change. It must not call the Pool. Slow starts do not
-// matter: requests would move twice. ConsistentHash panics if build is nil or bound is out of range.
+// build is called when endpoints are set (an error is Set's), and when their health changes; if it then
+// returns an error, requests go by IPHash until the next change. It must not call the Pool. Slow starts
+// do not matter: requests would move twice. ConsistentHash panics if build is nil or bound is out of
+// range.
 func ConsistentHash(build func(ids []string, weights []uint32) (Locator, error), bound float64) Policy {
 	if build == nil {
 		panic("loadbalance: ConsistentHash needs a function that builds a Locator, got nil")

@@ -59,8 +59,8 @@ type events struct {
 	calling bool // somebody calls OnEvent
 }
 
-// emitLocked has OnEvent called by flush, unless the Pool is closed. It needs the mutex of the Pool, so that events
-// are in order.
+// emitLocked has OnEvent called by flush, unless the Pool is closed. It needs the mutex of the Pool, so
+// that events are in order.
 func (p *Pool[T]) emitLocked(e Event) {
 	if p.config.OnEvent == nil || p.closed {
 		return
@@ -70,8 +70,8 @@ func (p *Pool[T]) emitLocked(e Event) {
 	p.events.mu.Unlock()
 }
 
-// flush calls OnEvent, without the mutex of the Pool. If somebody is about it already, who may be the caller of
-// this, in OnEvent, it leaves the rest to them.
+// flush calls OnEvent, without the mutex of the Pool. If somebody is about it already, who may be the
+// caller of this, in OnEvent, it leaves the rest to them.
 func (p *Pool[T]) flush() {
 	if p.config.OnEvent == nil {
 		return

@@ -31,7 +31,8 @@ func TestStateString(t *testing.T) {
 	}
 }
 
-// TestEventsInside has OnEvent call the Pool, which must not wait for itself, and what that changes come after.
+// TestEventsInside has OnEvent call the Pool, which must not wait for itself, and what that changes
+// come after.
 func TestEventsInside(t *testing.T) {
 	var p *Pool[int]
 	var events recorder

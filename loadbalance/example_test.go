@@ -40,8 +40,8 @@ func Example() {
 	// Output: map[10.0.0.1:80:true 10.0.0.2:80:true 10.0.0.3:80:true]
 }
 
-// A Lease that is not ended counts against its endpoint for ever: with "_" there is nobody to end it. Do cannot
-// forget it.
+// A Lease that is not ended counts against its endpoint for ever: with "_" there is nobody to end it.
+// Do cannot forget it.
 func Example_mistake() {
 	pool, err := loadbalance.New(loadbalance.Config[string]{Endpoints: servers()[:1]})
 	if err != nil {
@@ -242,8 +242,8 @@ func ExampleIPHash() {
 	// 192.0.2.1 b
 }
 
-// Any consistent hashing will do: here that of https://arxiv.org/abs/1406.2294, in a few lines. An Algorithm
-// of package consistenthash makes a Locator with its method Build.
+// Any consistent hashing will do: here that of https://arxiv.org/abs/1406.2294, in a few lines. An
+// Algorithm of package consistenthash makes a Locator with its method Build.
 func ExampleConsistentHash() {
 	jump := func(ids []string, _ []uint32) (loadbalance.Locator, error) {
 		return loadbalance.LocatorFunc(func(h uint64) int {

@@ -13,19 +13,19 @@ import (
 type HealthConfig[T any] struct {
 	_ struct{}
 
-	// Check asks an endpoint whether it is well. It must return when ctx ends, and is called by a goroutine
-	// of the Pool; what it panics with counts as an error. See CheckTCP, and CheckHTTP of package proxy. nil:
-	// nobody is asked.
+	// Check asks an endpoint whether it is well. It must return when ctx ends, and is called by a
+	// goroutine of the Pool; what it panics with counts as an error. See CheckTCP, and CheckHTTP of
+	// package proxy. nil: nobody is asked.
 	Check func(ctx context.Context, e Endpoint[T]) error
 	// Interval is the time from the end of a check to the next, at least 1 ms, and at most a year. 0: 5 s.
 	Interval time.Duration
 	// Timeout is how long a check may take, at least 1 ms. 0: 2 s.
 	Timeout time.Duration
-	// Jitter is the part of Interval, from 0 to 1, by which it is made shorter or longer at random, so that not all
-	// are asked at the same time. 0: 0.1; negative: none.
+	// Jitter is the part of Interval, from 0 to 1, by which it is made shorter or longer at random, so
+	// that not all are asked at the same time. 0: 0.1; negative: none.
 	Jitter float64
-	// Rise is how many checks must succeed, one after the other, for an endpoint to be healthy again. 0: 2. The first
-	// check of an endpoint that starts down decides alone.
+	// Rise is how many checks must succeed, one after the other, for an endpoint to be healthy again.
+	// 0: 2. The first check of an endpoint that starts down decides alone.
 	Rise int
 	// Fall is how many checks must fail, one after the other, for an endpoint to be unhealthy. 0: 3.
 	Fall int

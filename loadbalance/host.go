@@ -17,8 +17,8 @@ type host struct {
 	// picked, and tells whether the host was closed before: taken out of every list, so that Remove
 	// and Drain can say that nobody gets it any more. See enter.
 	word atomic.Uint64
-	// ewma is the float32 latency in nanoseconds << 32 | when it was that, in units of 2^20 ns. The sign of the number says
-	// that the last request failed. 0: not known.
+	// ewma is the float32 latency in nanoseconds << 32 | when it was that, in units of 2^20 ns. The
+	// sign of the number says that the last request failed. 0: not known.
 	ewma   atomic.Uint64
 	streak atomic.Uint32 // errors one after the other
 	_      [44]byte
@@ -288,10 +288,10 @@ func (h *host) observe(o Outcome, start, now int64) {
 	}
 }
 
-// findMedian stores the median of the latencies that are known, or of a sample of them, unless somebody else is about it. It is found anew now
-// and then, and with the first answer of an endpoint. The latencies of
-// endpoints that fail are not known: failures raise them by what the median is, and if they counted, when most
-// fail, each would raise the other.
+// findMedian stores the median of the latencies that are known, or of a sample of them, unless somebody
+// else is about it. It is found anew now and then, and with the first answer of an endpoint. The
+// latencies of endpoints that fail are not known: failures raise them by what the median is, and if
+// they counted, when most fail, each would raise the other.
 func (c *core) findMedian(now int64, first bool) {
 	at := c.medianAt.Load()
 	if now < at && !first || !c.medianAt.CompareAndSwap(at, now+int64(1<<ewmaShift/(16*c.perHalfLife))) {
@@ -316,8 +316,8 @@ func (c *core) findMedian(now int64, first bool) {
 	c.median.Store(math.Float32bits(found[(len(found)-1)/2]))
 }
 
-// countsLocked returns how many requests were given to the host, and how many of them are in flight. It must be called
-// now and then, before word has counted 2^38 more.
+// countsLocked returns how many requests were given to the host, and how many of them are in flight. It
+// must be called now and then, before word has counted 2^38 more.
 func (h *host) countsLocked() (all uint64, inFlight int64) {
 	word := h.word.Load()
 	n := word >> (1 + flightBits)

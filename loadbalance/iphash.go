@@ -11,24 +11,24 @@ import (
 )
 
 // IPHash returns the Policy that gives all requests with the same Hash to the same endpoint, in
-// proportion to their weights: those of a client, if Hash is HashAddr of its address. When an endpoint comes or goes,
-// only those that are given to it, or were, move; and the same in all processes.
+// proportion to their weights: those of a client, if Hash is HashAddr of its address. When an endpoint
+// comes or goes, only those that are given to it, or were, move; and the same in all processes.
 //
-// It is weighted rendezvous hashing (C. Schindelhauer and G. Schomaker, 2005) over a table of 32,768 places. So the standard
-// deviation of equal shares is 2 % with 10 endpoints, 6 % with 100, and 17 % with 1000; an endpoint whose weight is below a part
-// in ten thousand may have none. Where that matters, use ConsistentHash. A slow start does not matter to it: requests would
-// move twice.
+// It is weighted rendezvous hashing (C. Schindelhauer and G. Schomaker, 2005) over a table of 32,768
+// places. So the standard deviation of equal shares is 2 % with 10 endpoints, 6 % with 100, and 17 %
+// with 1000; an endpoint whose weight is below a part in ten thousand may have none. Where that
+// matters, use ConsistentHash. A slow start does not matter to it: requests would move twice.
 //
-// To pick takes O(1). To build takes O(n) for each place, 3 ns for each if weights are equal, 10 ns otherwise; after a
-// change of a few endpoints, as much for each place and endpoint that changed.
+// To pick takes O(1). To build takes O(n) for each place, 3 ns for each if weights are equal, 10 ns
+// otherwise; after a change of a few endpoints, as much for each place and endpoint that changed.
 func IPHash() Policy { return hashPolicy{} }
 
 // HashString returns a hash for Request.Hash: XXH64 with seed 0, the same in all processes.
 func HashString(s string) uint64 { return xxhash.Sum64String(s) }
 
-// HashAddr returns a hash of a client's address for Request.Hash, the same in all processes: of all of an IPv4
-// address, and of the first 64 bits of an IPv6 address, as the rest is often chosen anew by the same
-// client. An IPv4 address in IPv6 form is the same as without it; zones do not matter.
+// HashAddr returns a hash of a client's address for Request.Hash, the same in all processes: of all of
+// an IPv4 address, and of the first 64 bits of an IPv6 address, as the rest is often chosen anew by the
+// same client. An IPv4 address in IPv6 form is the same as without it; zones do not matter.
 func HashAddr(a netip.Addr) uint64 {
 	a = a.Unmap()
 	if a.Is4() {

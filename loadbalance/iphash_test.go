@@ -27,8 +27,8 @@ func TestIPHashShares(t *testing.T) {
 	}
 }
 
-// When endpoints come and go, nothing moves between those that stay; and a table that follows another is the one
-// that is built anew.
+// When endpoints come and go, nothing moves between those that stay; and a table that follows another
+// is the one that is built anew.
 func TestIPHashMovesNoMoreThanItMust(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	p := pool(t, IPHash(), even(31)...) // and soon more than 32

@@ -1,13 +1,14 @@
 package loadbalance
 
-// LeastResponseTime returns the Policy that takes two endpoints at random, as PowerOfTwoChoices, and gives the
-// request to the one that promises the earlier answer: by its latency times the requests in flight there, with this
-// one, for its weight. If both are idle, by its latency alone.
+// LeastResponseTime returns the Policy that takes two endpoints at random, as PowerOfTwoChoices, and
+// gives the request to the one that promises the earlier answer: by its latency times the requests in
+// flight there, with this one, for its weight. If both are idle, by its latency alone.
 //
 // Latency is a peak EWMA: it follows at once when an endpoint becomes slower, and by half in
-// LatencyHalfLife when it becomes faster. A new endpoint has the median of all. A failure makes an endpoint slower,
-// so that one that fails fast attracts nobody; a request that is cancelled, or fails by its own fault, never
-// makes it faster. An endpoint that reports to be busy (Outcome.WithLoad) counts as slower.
+// LatencyHalfLife when it becomes faster. A new endpoint has the median of all. A failure makes an
+// endpoint slower, so that one that fails fast attracts nobody; a request that is cancelled, or fails
+// by its own fault, never makes it faster. An endpoint that reports to be busy (Outcome.WithLoad)
+// counts as slower.
 //
 // It reads the clock twice for each request.
 func LeastResponseTime() Policy { return latencyPolicy{} }
@@ -40,6 +41,7 @@ func (p leastResponse) Pick(v View, r Request) int {
 	return i
 }
 
-// clearly is by how much the second of two must be better. What differs by less is as good: so that an endpoint that was slow
-// once is tried again when its latency has come near that of another, and not only when it is the same.
+// clearly is by how much the second of two must be better. What differs by less is as good: so that an
+// endpoint that was slow once is tried again when its latency has come near that of another, and not
+// only when it is the same.
 const clearly = 17.0 / 16

@@ -215,7 +215,8 @@ func TestOutcomeWithLoad(t *testing.T) {
 	require.Equal(t, "Outcome(99)", Outcome(99).String())
 }
 
-// Most endpoints fail for a while. What is known of the others stays, and when all is well again, requests go by it.
+// Most endpoints fail for a while. What is known of the others stays, and when all is well again,
+// requests go by it.
 func TestLatencyAfterAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, n := range []int{2, 5} {

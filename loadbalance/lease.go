@@ -73,9 +73,9 @@ func (o Outcome) room() float64 { return max(1-float64(o>>8)/0xffff, 1.0/16) }
 // failed reports whether it was the endpoint's failure.
 func (o Outcome) failed() bool { return o >= ServerError && o <= Overload }
 
-// OutcomeOf returns the Outcome of a call that returned err: OK for nil, Canceled for context.Canceled, Timeout for
-// context.DeadlineExceeded and other time-outs, ConnectError for a failed dial, and otherwise
-// ServerError. If an error in err's tree has a method Outcome() Outcome, it decides.
+// OutcomeOf returns the Outcome of a call that returned err: OK for nil, Canceled for context.Canceled,
+// Timeout for context.DeadlineExceeded and other time-outs, ConnectError for a failed dial, and
+// otherwise ServerError. If an error in err's tree has a method Outcome() Outcome, it decides.
 func OutcomeOf(err error) Outcome {
 	if err == nil {
 		return OK
@@ -95,7 +95,8 @@ func OutcomeOf(err error) Outcome {
 	return ServerError
 }
 
-// dialed reports whether err is of a failed dial. That to a proxy is inside of another OpError, with net/http.
+// dialed reports whether err is of a failed dial. That to a proxy is inside of another OpError, with
+// net/http.
 func dialed(err error) bool {
 	for op := (*net.OpError)(nil); errors.As(err, &op); err = op.Err {
 		if op.Op == "dial" {
@@ -105,8 +106,8 @@ func dialed(err error) bool {
 	return false
 }
 
-// A Lease is a request in flight at an endpoint. Done must be called when it has ended; Pool.Do cannot forget
-// it. A request that never ends counts against its endpoint for ever.
+// A Lease is a request in flight at an endpoint. Done must be called when it has ended; Pool.Do cannot
+// forget it. A request that never ends counts against its endpoint for ever.
 //
 // A Lease is safe for concurrent use by multiple goroutines. Its methods have pointer receivers, and it
 // must not be copied once it is used: a copy that is done, too, ends somebody else's request.
@@ -135,9 +136,10 @@ func (l *Lease[T]) Endpoint() Endpoint[T] {
 	return l.e.Endpoint
 }
 
-// Answered takes the latency of the request now, with what is known of its outcome: for an answer that has begun, and will
-// take as long as it is long, or the caller reads it slowly. The request stays in flight until Done. Only the
-// first call counts, and none after Done. Without it, latency is the time to Done.
+// Answered takes the latency of the request now, with what is known of its outcome: for an answer that
+// has begun, and will take as long as it is long, or the caller reads it slowly. The request stays in
+// flight until Done. Only the first call counts, and none after Done. Without it, latency is the time
+// to Done.
 func (l *Lease[T]) Answered(o Outcome) {
 	if l.e == nil || l.state.Or(answered) != 0 {
 		return

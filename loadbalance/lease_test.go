@@ -318,7 +318,8 @@ func TestEndpointsInvalid(t *testing.T) {
 	require.Equal(t, "b", p.Endpoints()[0].ID)
 }
 
-// TestLeaseMisuse ends requests twice, also copies at the same time: for a while counts may be wrong, but never for ever.
+// TestLeaseMisuse ends requests twice, also copies at the same time: for a while counts may be wrong,
+// but never for ever.
 func TestLeaseMisuse(t *testing.T) {
 	var zero Lease[int]
 	zero.Done(OK)

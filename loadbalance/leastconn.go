@@ -2,17 +2,18 @@ package loadbalance
 
 import "math"
 
-// LeastConnections returns the Policy that gives each request to the endpoint with the fewest in flight, whatever their
-// weights; in a slow start, requests count for more. Of several with equally few, any has the
-// same chance; of those that are idle, in proportion to what they should have (a slow start, and with
-// WeightedLeastConnections the weight).
+// LeastConnections returns the Policy that gives each request to the endpoint with the fewest in
+// flight, whatever their weights; in a slow start, requests count for more. Of several with equally
+// few, any has the same chance; of those that are idle, in proportion to what they should have (a slow
+// start, and with WeightedLeastConnections the weight).
 //
 // It looks at all of up to 32 endpoints, and beyond at 8 that it chooses at random: the herd that
-// follows the one best endpoint, and the time to find it, grow with their number, and what it gains does not.
+// follows the one best endpoint, and the time to find it, grow with their number, and what it gains
+// does not.
 func LeastConnections() Policy { return leastPolicy{weighted: false} }
 
-// WeightedLeastConnections returns the Policy that gives each request to the endpoint that would, with it, have the fewest
-// in flight for its weight; otherwise as LeastConnections.
+// WeightedLeastConnections returns the Policy that gives each request to the endpoint that would, with
+// it, have the fewest in flight for its weight; otherwise as LeastConnections.
 func WeightedLeastConnections() Policy { return leastPolicy{weighted: true} }
 
 const (
@@ -53,8 +54,8 @@ func (p exactLeast) Pick(v View, _ Request) int {
 			ties++
 		}
 	}
-	// Any of those that are as good: who always begins with the first, or at a random place, gives more to some. Others may
-	// have been given requests meanwhile; then there are fewer.
+	// Any of those that are as good: who always begins with the first, or at a random place, gives more
+	// to some. Others may have been given requests meanwhile; then there are fewer.
 	switch {
 	case idle > 0:
 		return p.anyIdle(v, idle, best)

@@ -50,29 +50,29 @@ type Config[T any] struct {
 	// SlowStart is how long an endpoint that is added to others, or is healthy again, takes to come to its
 	// full share: it begins with a sixteenth. At most a day. 0: it has its full share at once.
 	SlowStart time.Duration
-	// PanicThreshold is the share of healthy endpoints, from 0 to 1, below which nothing is believed: requests
-	// go to all endpoints but draining ones, as it is more likely that the checks are wrong, and
-	// few endpoints cannot do the work of all. It holds for each Priority, when not enough are
-	// healthy in all levels together. A common value is 0.5. 0: never, and
-	// when all are unhealthy, Pick returns ErrAllUnhealthy.
+	// PanicThreshold is the share of healthy endpoints, from 0 to 1, below which nothing is believed:
+	// requests go to all endpoints but draining ones, as it is more likely that the checks are wrong,
+	// and few endpoints cannot do the work of all. It holds for each Priority, when not enough are
+	// healthy in all levels together. A common value is 0.5. 0: never, and when all are unhealthy, Pick
+	// returns ErrAllUnhealthy.
 	PanicThreshold float64
 	// LatencyHalfLife is the time in which half of what is known of an endpoint's latency is forgotten,
 	// with a LatencyPolicy. From 10 ms to 1 h; 0: 5 s.
 	LatencyHalfLife time.Duration
 
-	// Resolve finds the endpoints, every ResolveEvery; see DNS. What it finds is set as by Set: so what Add, Remove and SetWeight
-	// have changed is undone, but an endpoint that is draining, and is found again, is still draining. nil: they are as they
-	// were set.
+	// Resolve finds the endpoints, every ResolveEvery; see DNS. What it finds is set as by Set: so what
+	// Add, Remove and SetWeight have changed is undone, but an endpoint that is draining, and is found
+	// again, is still draining. nil: they are as they were set.
 	Resolve Resolver[T]
 	// ResolveEvery is the time between two calls of Resolve, at least 10 ms. 0: 30 s.
 	ResolveEvery time.Duration
 
-	// OnEvent is called for each change of an endpoint's state, in their order, one at a time, and outside of all
-	// locks, by the goroutine whose call has changed it, or another that does so at the same
-	// time. It must not call Close. nil: nothing is called.
+	// OnEvent is called for each change of an endpoint's state, in their order, one at a time, and
+	// outside of all locks, by the goroutine whose call has changed it, or another that does so at the
+	// same time. It must not call Close. nil: nothing is called.
 	OnEvent func(Event)
-	// Seed makes the random choices repeatable, if calls come one after the other: for tests and simulations. It
-	// makes picks of several CPUs slower. 0: they differ in each Pool.
+	// Seed makes the random choices repeatable, if calls come one after the other: for tests and
+	// simulations. It makes picks of several CPUs slower. 0: they differ in each Pool.
 	Seed uint64
 }
 
@@ -143,8 +143,8 @@ type endpoint[T any] struct {
 	h *host
 }
 
-// New returns a Pool. It returns an error if a field of the Config is out of range, or the Endpoints are not
-// valid.
+// New returns a Pool. It returns an error if a field of the Config is out of range, or the Endpoints
+// are not valid.
 func New[T any](c Config[T]) (*Pool[T], error) {
 	if c.Policy == nil {
 		c.Policy = PowerOfTwoChoices()
@@ -235,7 +235,8 @@ func sorted[T any](endpoints []Endpoint[T]) []Endpoint[T] {
 	return s
 }
 
-// Add adds an endpoint. It returns an error if its ID is there already (ErrDuplicate), and otherwise as Set.
+// Add adds an endpoint. It returns an error if its ID is there already (ErrDuplicate), and otherwise as
+// Set.
 func (p *Pool[T]) Add(e Endpoint[T]) error {
 	p.mu.Lock()
 	defer p.flush()
@@ -249,8 +250,9 @@ func (p *Pool[T]) Add(e Endpoint[T]) error {
 	return err
 }
 
-// Remove removes an endpoint, and does not wait for the requests in flight there; see Drain. If it is added again
-// before they have ended, they still count. It returns an error if there is none with that ID (ErrUnknown).
+// Remove removes an endpoint, and does not wait for the requests in flight there; see Drain. If it is
+// added again before they have ended, they still count. It returns an error if there is none with that
+// ID (ErrUnknown).
 func (p *Pool[T]) Remove(id string) error {
 	p.mu.Lock()
 	defer p.flush()
@@ -264,8 +266,8 @@ func (p *Pool[T]) Remove(id string) error {
 	return err
 }
 
-// SetWeight changes the weight of an endpoint. It returns an error if there is none with that ID (ErrUnknown), or the
-// Policy cannot work with the weight.
+// SetWeight changes the weight of an endpoint. It returns an error if there is none with that ID
+// (ErrUnknown), or the Policy cannot work with the weight.
 func (p *Pool[T]) SetWeight(id string, weight uint32) error {
 	p.mu.Lock()
 	defer p.flush()
@@ -280,9 +282,9 @@ func (p *Pool[T]) SetWeight(id string, weight uint32) error {
 	return err
 }
 
-// Drain gives no more requests to an endpoint, and waits until none is in flight there. Then it can be removed,
-// or, with Resume, be used again. It returns an error if there is none with that ID (ErrUnknown), ctx ends before, which
-// leaves it draining, or it is used again before (ErrResumed).
+// Drain gives no more requests to an endpoint, and waits until none is in flight there. Then it can be
+// removed, or, with Resume, be used again. It returns an error if there is none with that ID
+// (ErrUnknown), ctx ends before, which leaves it draining, or it is used again before (ErrResumed).
 func (p *Pool[T]) Drain(ctx context.Context, id string) error {
 	d, h, err := p.drain(id)
 	if err != nil || d == nil {
@@ -351,8 +353,8 @@ func (p *Pool[T]) emptied(h *host) {
 	}
 }
 
-// Resume gives requests to an endpoint that was draining, with a slow start. Calls of Drain that wait return ErrResumed. It
-// returns an error if there is none with that ID (ErrUnknown).
+// Resume gives requests to an endpoint that was draining, with a slow start. Calls of Drain that wait
+// return ErrResumed. It returns an error if there is none with that ID (ErrUnknown).
 func (p *Pool[T]) Resume(id string) error {
 	p.mu.Lock()
 	defer p.flush()
@@ -487,8 +489,9 @@ func (p *Pool[T]) check(next []Endpoint[T]) error {
 	return checker.Check(ids, weights)
 }
 
-// Pick chooses an endpoint for a request, which is in flight there until Done of the Lease is called. Its errors
-// wrap ErrUnavailable. It takes no lock, and allocates nothing; how long it takes depends on the Policy.
+// Pick chooses an endpoint for a request, which is in flight there until Done of the Lease is called.
+// Its errors wrap ErrUnavailable. It takes no lock, and allocates nothing; how long it takes depends on
+// the Policy.
 func (p *Pool[T]) Pick(r Request) (Lease[T], error) {
 	for {
 		s := p.snap.Load()
@@ -503,8 +506,9 @@ func (p *Pool[T]) Pick(r Request) (Lease[T], error) {
 	}
 }
 
-// PickID picks the endpoint with that ID, for sticky sessions. It returns an error that wraps ErrUnknown if there is
-// none, and ErrUnavailable if it is given no requests now: then Pick another. It takes O(log n).
+// PickID picks the endpoint with that ID, for sticky sessions. It returns an error that wraps
+// ErrUnknown if there is none, and ErrUnavailable if it is given no requests now: then Pick another. It
+// takes O(log n).
 func (p *Pool[T]) PickID(id string) (Lease[T], error) {
 	for {
 		s := p.snap.Load()
@@ -562,8 +566,9 @@ func (p *Pool[T]) Do(ctx context.Context, r Request, f func(context.Context, T) 
 	return err
 }
 
-// Close stops the goroutines and timers of the Pool, and waits for them; from then on Pick returns ErrClosed. Requests
-// in flight can still end. It can be called more than once, but not by what the Pool calls.
+// Close stops the goroutines and timers of the Pool, and waits for them; from then on Pick returns
+// ErrClosed. Requests in flight can still end. It can be called more than once, but not by what the
+// Pool calls.
 func (p *Pool[T]) Close() {
 	p.mu.Lock()
 	if !p.closed {

@@ -13,11 +13,12 @@ import (
 type OutlierConfig struct {
 	_ struct{}
 
-	// ConsecutiveErrors is how many requests must fail, one after the other, for an endpoint to be ejected at once.
-	// 0: none are ejected for that.
+	// ConsecutiveErrors is how many requests must fail, one after the other, for an endpoint to be
+	// ejected at once. 0: none are ejected for that.
 	ConsecutiveErrors int
-	// SuccessRateFactor is by how many standard deviations an endpoint's success rate in an Interval must be below the
-	// mean of all for it to be ejected. 1.9, as in Envoy, is common. 0: none are ejected for that.
+	// SuccessRateFactor is by how many standard deviations an endpoint's success rate in an Interval
+	// must be below the mean of all for it to be ejected. 1.9, as in Envoy, is common. 0: none are
+	// ejected for that.
 	SuccessRateFactor float64
 	// MinRequests is how many requests of an endpoint must have ended in an Interval for its success rate
 	// to count. 0: 100.
@@ -25,8 +26,9 @@ type OutlierConfig struct {
 	// MinEndpoints is how many endpoints' success rates must count, for any to be ejected for it. 0: 5.
 	MinEndpoints int
 
-	// Interval is the time between two evaluations of success rates; and after each in which an endpoint has not
-	// been ejected, it is forgotten that it was once. At least 1 ms, and at most a year; 0: 10 s.
+	// Interval is the time between two evaluations of success rates; and after each in which an
+	// endpoint has not been ejected, it is forgotten that it was once. At least 1 ms, and at most a
+	// year; 0: 10 s.
 	Interval time.Duration
 	// EjectFor is how long an endpoint is ejected the first time. The second time it is twice as long, the
 	// third three times. At least 1 ms, and at most a year; 0: 30 s.

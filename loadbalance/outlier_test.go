@@ -217,7 +217,8 @@ func sortedPair(events []string, i int) []string {
 	return events
 }
 
-// TestOutlierLateErrors has requests fail that were picked before the ejection, or removal, of their endpoint.
+// TestOutlierLateErrors has requests fail that were picked before the ejection, or removal, of their
+// endpoint.
 func TestOutlierLateErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events recorder

@@ -153,7 +153,8 @@ func TestPoliciesAllocateNothing(t *testing.T) {
 	}
 }
 
-// Whatever a policy does, it returns an endpoint that can be used, and one that has not been tried while there is one.
+// Whatever a policy does, it returns an endpoint that can be used, and one that has not been tried
+// while there is one.
 func TestPoliciesPickWhatTheyMay(t *testing.T) {
 	for name, policy := range policies() {
 		t.Run(name, func(t *testing.T) {

@@ -6,10 +6,10 @@ import "math/bits"
 // takes O(1).
 func Random() Policy { return randomPolicy{weighted: false} }
 
-// WeightedRandom returns the Policy that gives each request to any endpoint, with a probability in proportion to
-// its weight, by the alias method (A. J. Walker, 1977; M. D. Vose, "A Linear Algorithm for Generating
-// Random Numbers with a Given Distribution", 1991). The probabilities are exact to 2^-48. To pick takes O(1), with one
-// random number; to build, O(n).
+// WeightedRandom returns the Policy that gives each request to any endpoint, with a probability in
+// proportion to its weight, by the alias method (A. J. Walker, 1977; M. D. Vose, "A Linear Algorithm
+// for Generating Random Numbers with a Given Distribution", 1991). The probabilities are exact to
+// 2^-48. To pick takes O(1), with one random number; to build, O(n).
 func WeightedRandom() Policy { return randomPolicy{weighted: true} }
 
 type randomPolicy struct{ weighted bool }

@@ -70,8 +70,9 @@ func TestAliasIsExact(t *testing.T) {
 	require.Less(t, a.columns[7].limit, uint64(1)<<40)
 }
 
-// Balls into bins: the fullest has at most a few more than the average (P. Berenbrink, A. Czumaj, A. Steger and B. Vöcking,
-// "Balanced Allocations: The Heavily Loaded Case", 2006), where a random choice has hundreds more.
+// Balls into bins: the fullest has at most a few more than the average (P. Berenbrink, A. Czumaj, A.
+// Steger and B. Vöcking, "Balanced Allocations: The Heavily Loaded Case", 2006), where a random choice
+// has hundreds more.
 func TestPowerOfTwoMaximum(t *testing.T) {
 	for _, x := range []struct{ n, more int }{{10, 4}, {100, 5}, {1000, 6}} {
 		if underRace && x.n == 1000 {

@@ -50,10 +50,11 @@ func (p *Pool[T]) resolve() {
 	}
 }
 
-// Refresh calls Resolve now, in the goroutine of the caller, and sets the endpoints that it returns. If it returns an
-// error, or none, or what is not valid, the endpoints stay as they are, and Refresh returns an error. It
-// is of use to wait for the first endpoints, and when a name is known to have changed. When several calls of Resolve
-// overlap, what comes after the endpoints of one that began later is ignored. Without a Resolver, Refresh does nothing.
+// Refresh calls Resolve now, in the goroutine of the caller, and sets the endpoints that it returns. If
+// it returns an error, or none, or what is not valid, the endpoints stay as they are, and Refresh
+// returns an error. It is of use to wait for the first endpoints, and when a name is known to have
+// changed. When several calls of Resolve overlap, what comes after the endpoints of one that began
+// later is ignored. Without a Resolver, Refresh does nothing.
 func (p *Pool[T]) Refresh(ctx context.Context) error {
 	if p.config.Resolve == nil {
 		return nil

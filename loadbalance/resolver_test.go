@@ -106,7 +106,8 @@ func TestResolver(t *testing.T) {
 	require.NoError(t, p.Refresh(context.Background()), "without a Resolver, it does nothing")
 }
 
-// TestResolverTimes requires the times between calls: sooner after the first failures, and never more than ResolveEvery.
+// TestResolverTimes requires the times between calls: sooner after the first failures, and never more
+// than ResolveEvery.
 func TestResolverTimes(t *testing.T) {
 	for _, every := range []time.Duration{10 * time.Millisecond, 30 * time.Second, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
@@ -151,7 +152,8 @@ func TestResolverLongest(t *testing.T) {
 	})
 }
 
-// TestResolverLate has an answer come after that of a call that began later: it is older, and must not count.
+// TestResolverLate has an answer come after that of a call that began later: it is older, and must not
+// count.
 func TestResolverLate(t *testing.T) {
 	for _, late := range []error{nil, errSick} {
 		synctest.Test(t, func(t *testing.T) {

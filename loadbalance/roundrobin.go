@@ -12,15 +12,15 @@ import (
 // endpoints change.
 func RoundRobin() Policy { return cyclePolicy{weighted: false} }
 
-// SmoothWeightedRoundRobin returns the Policy that gives requests to endpoints in turn and in proportion to their
-// weights, in the order of nginx: one with weight 5 among others gets its five not at once, but spread
-// over the round. In each round, of as many requests as the weights' sum over their greatest
-// common divisor, each endpoint gets exactly its weight over the divisor.
+// SmoothWeightedRoundRobin returns the Policy that gives requests to endpoints in turn and in
+// proportion to their weights, in the order of nginx: one with weight 5 among others gets its five not
+// at once, but spread over the round. In each round, of as many requests as the weights' sum over their
+// greatest common divisor, each endpoint gets exactly its weight over the divisor.
 //
-// That holds while a round is no longer than 65,536. Otherwise it is 65,536 long, and each endpoint has a whole
-// number of them, at least 1: so a weight of 1 beside 1,000,000 gets 1/65,536. The share of an endpoint then
-// differs from that of its weight by less than 1/65,536 of all requests, but for those that
-// are raised to it, and what these get is taken from the others in proportion to their weights.
+// That holds while a round is no longer than 65,536. Otherwise it is 65,536 long, and each endpoint has
+// a whole number of them, at least 1: so a weight of 1 beside 1,000,000 gets 1/65,536. The share of an
+// endpoint then differs from that of its weight by less than 1/65,536 of all requests, but for those
+// that are raised to it, and what these get is taken from the others in proportion to their weights.
 //
 // To pick takes O(1). To build takes O(s·d) for a round of s requests and d different weights: up to 50 ms
 // where these are hundreds.
@@ -78,8 +78,8 @@ func (c *cycle) Pick(_ View, r Request) int {
 	return int(c.slots[place])
 }
 
-// retry returns an endpoint that has not been tried, if one is near, and leaves the turns as they are: if retries took one
-// each, of two endpoints the one that fails would have all first tries.
+// retry returns an endpoint that has not been tried, if one is near, and leaves the turns as they are:
+// if retries took one each, of two endpoints the one that fails would have all first tries.
 func (c *cycle) retry(r Request) int {
 	start := c.next.Load()
 	for k := range uint64(64) {
@@ -97,8 +97,8 @@ func (c *cycle) at(place uint64) int {
 	return int(c.slots[place])
 }
 
-// after returns the place to begin at for who has been where before is: as far into the round, and there at the
-// endpoint whose turn it is, if it is still one.
+// after returns the place to begin at for who has been where before is: as far into the round, and
+// there at the endpoint whose turn it is, if it is still one.
 func (c *cycle) after(before *cycle) uint64 {
 	place := before.next.Load() % before.n
 	turn, found := c.list.find(before.list.infos[before.at(place)].id)
@@ -184,12 +184,12 @@ func gcd(a, b uint64) uint64 {
 	return a
 }
 
-// smooth returns the order of nginx's smooth weighted round robin (I. Sysoev, M. Dounin, nginx commit 52327e0, 2012):
-// each step adds to everybody's score their weight, takes the first of those with the highest
-// score, and subtracts from it the sum of the weights.
+// smooth returns the order of nginx's smooth weighted round robin (I. Sysoev, M. Dounin, nginx commit
+// 52327e0, 2012): each step adds to everybody's score their weight, takes the first of those with the
+// highest score, and subtracts from it the sum of the weights.
 //
-// Those with the same weight take turns, in their order, as each turn makes one's score lower than the others' until all
-// have had theirs. So only the next of each weight is looked at.
+// Those with the same weight take turns, in their order, as each turn makes one's score lower than the
+// others' until all have had theirs. So only the next of each weight is looked at.
 func smooth(weights []uint32) []uint16 {
 	type class struct {
 		members []uint16

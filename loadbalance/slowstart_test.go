@@ -145,8 +145,8 @@ func TestSlowStartShares(t *testing.T) {
 					require.InDelta(t, []int{4 * 4, 16 * 4, 16 * 4, 16 * 4}[i], got[e.ID], 2, name)
 				}
 			case "PowerOfTwoChoices", "LeastResponseTime", "PreferZone":
-				// With four endpoints, half of the pairs have it, so it gets a chance often enough to be kept at its part, and
-				// has at most what would make it look busier, and one more.
+				// With four endpoints, half of the pairs have it, so it gets a chance often enough to
+				// be kept at its part, and has at most what would make it look busier, and one more.
 				got := heldPicks(t, p, 52*4)
 				require.InDelta(t, 4*4, got["a"], 4, name)
 			default:

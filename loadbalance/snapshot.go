@@ -39,9 +39,9 @@ type state struct {
 	view   View
 	err    error // why there is none
 
-	// levels are those that have a part of the requests, in order of priority, and then the others, which are for
-	// requests that have been tried with all endpoints of these. Their endpoints come one after the other in
-	// endpoints.
+	// levels are those that have a part of the requests, in order of priority, and then the others,
+	// which are for requests that have been tried with all endpoints of these. Their endpoints come one
+	// after the other in endpoints.
 	levels []share
 	used   int // how many have a part
 }
@@ -220,8 +220,8 @@ func (p *Pool[T]) rebuildLocked() {
 		p.core.measured.Store(&hosts)
 	}
 
-	// Whoever a new list has is opened before it is published, and who is to have no more requests is closed
-	// after: so nobody who finds a host closed finds the same list again and again. Those that
+	// Whoever a new list has is opened before it is published, and who is to have no more requests is
+	// closed after: so nobody who finds a host closed finds the same list again and again. Those that
 	// are only unhealthy are not closed: who picks them now has begun before.
 	for _, e := range s.endpoints {
 		e.h.word.And(^uint64(closed))
@@ -244,9 +244,9 @@ func (p *Pool[T]) rebuildLocked() {
 	p.armLocked(p.built)
 }
 
-// restLocked returns how long changes that nobody waits for, by checks, errors or time, are left alone after a snapshot: not
-// at all, but where one takes more than a millisecond, for thousands of endpoints. Then many changes become one,
-// and no more than about a tenth of a CPU goes into it.
+// restLocked returns how long changes that nobody waits for, by checks, errors or time, are left alone
+// after a snapshot: not at all, but where one takes more than a millisecond, for thousands of
+// endpoints. Then many changes become one, and no more than about a tenth of a CPU goes into it.
 func (p *Pool[T]) restLocked() int64 {
 	if p.took < int64(time.Millisecond) {
 		return 0
@@ -374,8 +374,8 @@ func (p *Pool[T]) levelLocked(priority uint8, use, usable []*endpoint[T], now in
 	return &level{l, p.build(View{l}, picker)}
 }
 
-// build has the Policy make a Picker. If it panics, or returns none, requests go by PowerOfTwoChoices until the next
-// change: that is better than no requests at all.
+// build has the Policy make a Picker. If it panics, or returns none, requests go by PowerOfTwoChoices
+// until the next change: that is better than no requests at all.
 func (p *Pool[T]) build(v View, prev Picker) (picker Picker) {
 	defer func() {
 		if r := recover(); r != nil {

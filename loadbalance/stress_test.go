@@ -155,8 +155,9 @@ func everyPolicy() map[string]Policy {
 	}
 }
 
-// pickers runs n goroutines that pick and end until the function that is returned is called, which waits for them, and
-// returns how often they have picked. Each holds some leases at a time, and look is called while one is held.
+// pickers runs n goroutines that pick and end until the function that is returned is called, which
+// waits for them, and returns how often they have picked. Each holds some leases at a time, and look is
+// called while one is held.
 func pickers[T any](p *Pool[T], n int, before func() any, look func(before any, l *Lease[T])) (stop func() int64) {
 	var running sync.WaitGroup
 	var done atomic.Bool
@@ -223,8 +224,8 @@ func noneInFlight[T any](t testing.TB, p *Pool[T]) {
 func TestDrainStress(t *testing.T) {
 	const n = 6
 	p := poolOf(t, Config[int]{Endpoints: endpointsOf(n)})
-	// drained is whether Drain has returned and Resume was not called; removed is odd when Remove has returned
-	// and Add was not called.
+	// drained is whether Drain has returned and Resume was not called; removed is odd when Remove has
+	// returned and Add was not called.
 	var drained [n]atomic.Bool
 	var removed [n]atomic.Uint32
 	before := func() any {

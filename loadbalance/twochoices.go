@@ -1,12 +1,13 @@
 package loadbalance
 
-// PowerOfTwoChoices returns the Policy that takes two endpoints at random, and gives the request to the one that is less
-// busy: with fewer requests in flight, with this one, for its weight. That keeps the maximum as close to
-// the average as a look at all does, nearly (M. Mitzenmacher, "The Power of Two Choices in Randomized Load
-// Balancing", 2001), takes O(1), and forms no herd.
+// PowerOfTwoChoices returns the Policy that takes two endpoints at random, and gives the request to the
+// one that is less busy: with fewer requests in flight, with this one, for its weight. That keeps the
+// maximum as close to the average as a look at all does, nearly (M. Mitzenmacher, "The Power of Two
+// Choices in Randomized Load Balancing", 2001), takes O(1), and forms no herd.
 //
-// When weights differ, or in a slow start, the two are chosen by weight: so that one that has most of the weight can have most
-// of the requests. If both are idle, it is the first of them, which is so in proportion to their weights.
+// When weights differ, or in a slow start, the two are chosen by weight: so that one that has most of
+// the weight can have most of the requests. If both are idle, it is the first of them, which is so in
+// proportion to their weights.
 func PowerOfTwoChoices() Policy { return twoPolicy{} }
 
 type twoPolicy struct{}

@@ -26,15 +26,15 @@ func (r Request) tried(id string) bool { return slices.Contains(r.Tried, id) }
 // A Policy makes Pickers. RoundRobin and the other functions without a receiver return those that come
 // with the package; anyone can write one.
 //
-// A LatencyPolicy asks for latencies to be measured, a TotalPolicy for requests to be counted, and a Checker can refuse
-// endpoints. Who wraps a Policy must have the methods of what it wraps.
+// A LatencyPolicy asks for latencies to be measured, a TotalPolicy for requests to be counted, and a
+// Checker can refuse endpoints. Who wraps a Policy must have the methods of what it wraps.
 type Policy interface {
 	// Build makes a Picker for the endpoints of v, of which there is at least one. It is called for each
 	// change: of endpoints, of their weights, of their health, and for each step of a slow start. prev
 	// is what it returned for the same Pool and Priority before, or nil; its Pick may still be running.
 	//
-	// It is called while other changes of the Pool wait, so it must not call the Pool. If it panics, or returns nil, requests
-	// go by PowerOfTwoChoices until the next change (PolicyFailed).
+	// It is called while other changes of the Pool wait, so it must not call the Pool. If it panics, or
+	// returns nil, requests go by PowerOfTwoChoices until the next change (PolicyFailed).
 	Build(v View, prev Picker) Picker
 }
 
@@ -53,8 +53,8 @@ type LatencyPolicy interface {
 	UsesLatency() bool
 }
 
-// A TotalPolicy is a Policy that may go by View.Total. Only for those is it counted, which takes two atomic operations for
-// each request; for others, View.Total adds up.
+// A TotalPolicy is a Policy that may go by View.Total. Only for those is it counted, which takes two
+// atomic operations for each request; for others, View.Total adds up.
 type TotalPolicy interface {
 	Policy
 	// UsesTotal reports whether its Pickers call View.Total.
@@ -119,8 +119,8 @@ func (v View) Ramp(i int) float64 { return float64(v.l.infos[i].ramp) / rampUnit
 // InFlight returns the number of requests in flight at endpoint i.
 func (v View) InFlight(i int) int64 { return v.l.members[i].h.inFlight() }
 
-// Total returns the number of requests in flight in the Pool; or, if the Policy is no TotalPolicy, at the endpoints of v,
-// which takes O(n).
+// Total returns the number of requests in flight in the Pool; or, if the Policy is no TotalPolicy, at
+// the endpoints of v, which takes O(n).
 func (v View) Total() int64 {
 	if v.l.core.counted {
 		return max(0, v.l.core.total.Load())

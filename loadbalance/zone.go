@@ -3,10 +3,11 @@ package loadbalance
 // PreferZone returns the Policy that gives requests to endpoints in the caller's zone, among which inner
 // chooses, or among all if that is nil: PowerOfTwoChoices().
 //
-// If less than 1/1.4 of the zone's endpoints are healthy, as many requests go elsewhere as those that are healthy are too few
-// for. When a request finds its endpoint in the zone busy, with 8 or more in flight and, for its weight, more than twice as
-// many as what inner chooses elsewhere, it goes there: so callers that are unevenly spread over zones do not overrun the
-// few endpoints in one. A zone without endpoints has all requests go elsewhere.
+// If less than 1/1.4 of the zone's endpoints are healthy, as many requests go elsewhere as those that
+// are healthy are too few for. When a request finds its endpoint in the zone busy, with 8 or more in
+// flight and, for its weight, more than twice as many as what inner chooses elsewhere, it goes there:
+// so callers that are unevenly spread over zones do not overrun the few endpoints in one. A zone
+// without endpoints has all requests go elsewhere.
 func PreferZone(inner Policy) Policy {
 	if inner == nil {
 		inner = PowerOfTwoChoices()
@@ -120,7 +121,8 @@ func (z *zoned) Pick(v View, r Request) int {
 	return i
 }
 
-// elsewhere returns an endpoint in another zone, or -1: where nearly all are in this one, it may not find the others.
+// elsewhere returns an endpoint in another zone, or -1: where nearly all are in this one, it may not
+// find the others.
 func (z *zoned) elsewhere(name string, v View, r Request) int {
 	for range leaves {
 		i := z.all.Pick(v, r)
