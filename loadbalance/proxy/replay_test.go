@@ -47,6 +47,7 @@ func TestReplay(t *testing.T) {
 
 	require.NoError(t, b.Close()) // of before: means nothing
 	r.finish(true)
+	require.NoError(t, b.Close())
 	require.False(t, src.done)
 	require.NoError(t, c.Close())
 	require.True(t, src.done)

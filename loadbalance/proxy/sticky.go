@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -105,7 +106,7 @@ func (s *sticky) encode(id string) string {
 
 // decode returns the ID in the value of a cookie, or "" if this did not come from encode.
 func (s *sticky) decode(value string) string {
-	if len(value) > maxCookie {
+	if len(value) > maxCookie || strings.ContainsAny(value, "\r\n") { // which base64 would skip
 		return ""
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(value)

@@ -299,7 +299,6 @@ func (p *TCPProxy) serve(conn net.Conn) {
 	outcome := loadbalance.ServerError // a panic
 	defer func() { k.lease.Done(outcome) }()
 	defer conn.Close()
-	defer context.AfterFunc(p.stopped, func() { conn.Close() })()
 	if tcp, ok := conn.(*net.TCPConn); ok && p.config.KeepAlive != 0 {
 		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: p.config.KeepAlive > 0, Idle: p.config.KeepAlive, Interval: p.config.KeepAlive})
 	}

@@ -196,21 +196,23 @@ func TestTCPMessages(t *testing.T) {
 
 // Splicing goes back to copying after a lull, and the other way round; the deadlines must lose nothing.
 func TestTCPLulls(t *testing.T) {
-	pool := tcpPool(t, loadbalance.Config[string]{}, tcpBackend(t, echo))
-	_, address := serveTCP(t, pool, TCPConfig{IdleTimeout: 10 * time.Second})
-	conn := dial(t, address)
-	go func() {
-		for range 3 {
-			conn.Write(bytes.Repeat([]byte{7}, 500<<10))
-			time.Sleep(2 * lull) // not for correctness: it may or may not be long enough
-			conn.Write([]byte{8})
-		}
-		conn.CloseWrite()
-	}()
-	got, err := io.ReadAll(conn)
-	require.NoError(t, err)
-	require.Len(t, got, 3*(500<<10+1))
-	require.Equal(t, 3, bytes.Count(got, []byte{8}))
+	for _, idle := range []time.Duration{0, 10 * time.Second} {
+		pool := tcpPool(t, loadbalance.Config[string]{}, tcpBackend(t, echo))
+		_, address := serveTCP(t, pool, TCPConfig{IdleTimeout: idle})
+		conn := dial(t, address)
+		go func() {
+			for range 3 {
+				conn.Write(bytes.Repeat([]byte{7}, 500<<10))
+				time.Sleep(2 * lull) // not for correctness: it may or may not be long enough
+				conn.Write([]byte{8})
+			}
+			conn.CloseWrite()
+		}()
+		got, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		require.Len(t, got, 3*(500<<10+1))
+		require.Equal(t, 3, bytes.Count(got, []byte{8}))
+	}
 }
 
 // A listener of what is sent to it: net.Conn or error.
@@ -333,15 +335,18 @@ func TestIdleOneWay(t *testing.T) {
 	})
 }
 
-// A side that takes nothing is given up.
+// A side that takes nothing is given up, though it sends.
 func TestIdleStalled(t *testing.T) {
 	inBubble(t, []string{"x:1"}, TCPConfig{IdleTimeout: 10 * time.Second, Dial: pipes(func(_ string, c net.Conn) {
-		time.Sleep(time.Hour) // and reads nothing
+		for range 1000 {
+			time.Sleep(3 * time.Second)
+			c.Write([]byte("x"))
+		}
 	})}, func(t *testing.T, p *TCPProxy, l *listener, pool *loadbalance.Pool[string]) {
 		c := l.connect()
 		start := time.Now()
 		c.Write([]byte("x"))
-		gone(t, c)
+		io.Copy(io.Discard, c)
 		require.GreaterOrEqual(t, time.Since(start), 10*time.Second)
 		require.LessOrEqual(t, time.Since(start), 20*time.Second)
 		time.Sleep(time.Hour) // for the endpoint
@@ -351,6 +356,7 @@ func TestIdleStalled(t *testing.T) {
 // A real connection whose client takes nothing, with what is on its way in a pipe.
 func TestIdleStalledSplice(t *testing.T) {
 	pool := tcpPool(t, loadbalance.Config[string]{}, tcpBackend(t, func(c *net.TCPConn) {
+		go io.Copy(io.Discard, c)
 		buf := make([]byte, 64<<10)
 		for {
 			if _, err := c.Write(buf); err != nil {
@@ -360,10 +366,39 @@ func TestIdleStalledSplice(t *testing.T) {
 	}))
 	ended := make(chan Conn, 1)
 	_, address := serveTCP(t, pool, TCPConfig{IdleTimeout: 50 * time.Millisecond, OnConn: func(c Conn) { ended <- c }})
-	dial(t, address)
+	c := dial(t, address)
+	go func() {
+		for { // so it is not idle
+			if _, err := c.Write([]byte("x")); err != nil {
+				return
+			}
+		}
+	}()
 	info := <-ended
 	require.ErrorIs(t, info.Err, os.ErrDeadlineExceeded)
 	require.Equal(t, loadbalance.OK, info.Outcome)
+}
+
+// A connection of an hour does not make its endpoint slow.
+func TestTCPLatency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := tcpPool(t, loadbalance.Config[string]{Policy: loadbalance.LeastResponseTime()}, "x:1")
+		dialed := pipes(echoPipe)
+		p, err := NewTCPProxy(pool, TCPConfig{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			time.Sleep(time.Millisecond)
+			return dialed(ctx, network, address)
+		}})
+		require.NoError(t, err)
+		l := newListener()
+		go p.Serve(l)
+		c := l.connect()
+		ping(t, c)
+		time.Sleep(time.Hour)
+		c.Close()
+		synctest.Wait()
+		require.InEpsilon(t, time.Millisecond, pool.Stats().Endpoints[0].Latency, 1e-3)
+		require.NoError(t, p.Close())
+	})
 }
 
 func TestMaxConnections(t *testing.T) {

@@ -311,6 +311,31 @@ func TestBackoff(t *testing.T) {
 	})
 }
 
+// The second wait is longer than the first may be, half of the time.
+func TestBackoffGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
+		var at []time.Time
+		budget, err := loadbalance.NewBudget(loadbalance.BudgetConfig{Ratio: 10, Burst: 1000})
+		require.NoError(t, err)
+		tr := newTransport(t, pool, TransportConfig{Backoff: time.Second, Budget: budget, Base: roundTrip(func(*http.Request) (*http.Response, error) {
+			at = append(at, time.Now())
+			return nil, refused
+		})})
+		longer := 0
+		for range 60 { // all are shorter once in 2^60
+			at = nil
+			_, err := tr.RoundTrip(newRequest(t, "GET", "http://s", nil))
+			require.ErrorIs(t, err, refused)
+			require.LessOrEqual(t, at[1].Sub(at[0]), time.Second)
+			if at[2].Sub(at[1]) > time.Second {
+				longer++
+			}
+		}
+		require.NotZero(t, longer)
+	})
+}
+
 // An endpoint that says when to come again is not asked earlier; another is.
 func TestRetryAfter(t *testing.T) {
 	pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a", "http://b")
@@ -553,10 +578,10 @@ func TestBodyEnds(t *testing.T) {
 			_, err := io.Copy(io.Discard, resp.Body)
 			require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 		}},
-		{name: "cancel", body: io.NopCloser(errReader{context.Canceled}), want: loadbalance.Canceled, end: func(t *testing.T, resp *http.Response, cancel func()) {
+		{name: "cancel", body: io.NopCloser(errReader{io.ErrNoProgress}), want: loadbalance.Canceled, end: func(t *testing.T, resp *http.Response, cancel func()) {
 			cancel()
 			_, err := io.Copy(io.Discard, resp.Body)
-			require.ErrorIs(t, err, context.Canceled)
+			require.ErrorIs(t, err, io.ErrNoProgress)
 		}},
 	} {
 		t.Run(x.name, func(t *testing.T) {
