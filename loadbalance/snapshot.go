@@ -244,11 +244,12 @@ func (p *Pool[T]) rebuildLocked() {
 	p.armLocked(p.built)
 }
 
-// restLocked returns how long changes that nobody waits for, by checks, errors or time, are left alone
-// after a snapshot: not at all, but where one takes more than a millisecond, for thousands of
-// endpoints. Then many changes become one, and no more than about a tenth of a CPU goes into it.
+// restLocked returns how long changes that nobody waits for, by checks, errors or time, are left
+// alone after a snapshot: not at all, but where one takes more than a millisecond. Then many changes
+// become one, and no more than about a tenth of a CPU goes into it. With few endpoints, it does not
+// take so long by itself.
 func (p *Pool[T]) restLocked() int64 {
-	if p.took < int64(time.Millisecond) {
+	if p.took < int64(time.Millisecond) || len(p.list) < 32 {
 		return 0
 	}
 	return min(9*p.took, int64(time.Second))
