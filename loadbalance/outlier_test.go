@@ -443,3 +443,30 @@ func TestOutlierLongest(t *testing.T) {
 		require.Equal(t, 3, p.Stats().Available)
 	})
 }
+
+// Where a snapshot takes long, what happens by itself waits for the next; what is asked for does not.
+func TestManyChangesBecomeOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := timedPool(t, Config[int]{Endpoints: endpoints(even(40)...), Outlier: OutlierConfig{ConsecutiveErrors: 1, MaxEjected: 1, EjectFor: time.Hour}})
+		slow := func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.took, p.built = int64(20*time.Millisecond), p.core.now()
+		}
+		slow()
+		for i := range 5 {
+			hold(t, p, endpoints(even(40)...)[i].ID, 1)[0].Done(ServerError)
+		}
+		require.Equal(t, 40, p.Stats().Available)
+		require.Equal(t, Outlying, p.Stats().Endpoints[4].State)
+		time.Sleep(179 * time.Millisecond)
+		synctest.Wait()
+		require.Equal(t, 40, p.Stats().Available)
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		require.Equal(t, 35, p.Stats().Available)
+		slow()
+		require.NoError(t, p.Remove("h00039"))
+		require.Equal(t, 34, p.Stats().Available)
+	})
+}
