@@ -78,7 +78,8 @@ type Breaker struct {
 
 	mu         sync.Mutex
 	state      BreakerState
-	generation uint64        // results of another do not count: of before a change of state, or of lost probes
+	generation uint64        // counts changes of state: results of before do not count
+	round      uint64        // HalfOpen: counts how often others were let through in the place of probes
 	until      time.Duration // Open: when it becomes half-open; HalfOpen: when new probes are let through
 	probes     int           // HalfOpen: let through and not ended
 	succeeded  int           // HalfOpen
@@ -137,6 +138,7 @@ func NewBreaker(c BreakerConfig) (*Breaker, error) {
 type Permit struct {
 	b          *Breaker
 	generation uint64
+	round      uint64
 	ended      atomic.Bool
 }
 
@@ -157,15 +159,15 @@ func (b *Breaker) Allow() (Permit, error) {
 			if now < b.until {
 				return Permit{}, fmt.Errorf("%w: half-open, and waiting for %d requests", ErrOpen, b.probes)
 			}
-			// Others in the place of those that have not ended. What has succeeded still counts: otherwise
-			// a service with few requests would never be trusted again.
-			b.generation++
+			// Others in the place of those that have not ended. If these succeed after all, it still
+			// counts: otherwise a service whose answers take long would never be trusted again.
+			b.round++
 			b.probes = 0
 		}
 		b.probes++
 		b.waitLocked(now)
 	}
-	return Permit{b: b, generation: b.generation}, nil
+	return Permit{b: b, generation: b.generation, round: b.round}, nil
 }
 
 // Done tells the Breaker how the request has ended. Only the first call counts, also of several at the same
@@ -174,10 +176,10 @@ func (p *Permit) Done(o Outcome) {
 	if p.b == nil || p.ended.Swap(true) {
 		return
 	}
-	p.b.done(p.generation, o.kind())
+	p.b.done(p.generation, p.round, o.kind())
 }
 
-func (b *Breaker) done(generation uint64, o Outcome) {
+func (b *Breaker) done(generation, round uint64, o Outcome) {
 	defer b.flush()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -186,10 +188,14 @@ func (b *Breaker) done(generation uint64, o Outcome) {
 	}
 	now := time.Since(b.start)
 	if b.state == HalfOpen {
-		b.probes--
+		if round == b.round {
+			b.probes-- // otherwise another one is in its place
+		}
 		switch {
 		case o.failed():
-			b.enterLocked(Open, now)
+			if round == b.round { // what failed late, others are asked about
+				b.enterLocked(Open, now)
+			}
 		case o != Canceled:
 			if b.succeeded++; b.succeeded == b.config.Probes {
 				b.enterLocked(Closed, now)

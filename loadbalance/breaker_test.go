@@ -67,6 +67,7 @@ type naiveResult struct {
 
 type naivePermit struct {
 	void   bool // its result does not count
+	late   bool // another one has been let through in its place
 	permit *Permit
 }
 
@@ -80,7 +81,7 @@ func (n *naiveBreaker) enter(s BreakerState, now time.Duration) {
 // valid returns how many are in flight whose results count.
 func (n *naiveBreaker) valid() (count int) {
 	for _, p := range n.out {
-		if !p.void {
+		if !p.void && !p.late {
 			count++
 		}
 	}
@@ -100,7 +101,7 @@ func (n *naiveBreaker) allow(now time.Duration) bool {
 				return false
 			}
 			for _, p := range n.out { // others come in their place
-				p.void = true
+				p.late = true
 			}
 		}
 	}
@@ -112,7 +113,7 @@ func (n *naiveBreaker) allow(now time.Duration) bool {
 func (n *naiveBreaker) done(i int, failed, canceled bool, now time.Duration) {
 	p := n.out[i]
 	n.out = append(n.out[:i:i], n.out[i+1:]...)
-	if p.void || canceled {
+	if p.void || canceled || p.late && failed {
 		return
 	}
 	if n.state == HalfOpen {
@@ -254,6 +255,24 @@ func TestBreakerProbes(t *testing.T) {
 			require.Equal(t, HalfOpen, b.State())
 			allow(true).Done(OK)
 		}
+		require.Equal(t, Closed, b.State())
+	})
+}
+
+// Answers that take longer than OpenFor: they are what others are let through in the place of, and still count.
+func TestBreakerSlowProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, BreakerConfig{ConsecutiveFailures: 1, OpenFor: time.Second})
+		p, err := b.Allow()
+		require.NoError(t, err)
+		p.Done(Timeout)
+		for range 4 { // four a second, which take three seconds
+			time.Sleep(time.Second)
+			if p, err := b.Allow(); err == nil {
+				time.AfterFunc(3*time.Second, func() { p.Done(OK) })
+			}
+		}
+		time.Sleep(time.Second)
 		require.Equal(t, Closed, b.State())
 	})
 }
