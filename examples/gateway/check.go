@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -245,7 +246,7 @@ func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
 	}
 	for _, p := range []struct{ field, value string }{{"path", r.Path}, {"prefix", r.Prefix}, {"strip_prefix", r.StripPrefix}} {
 		if p.value != "" && !cleanPath(p.value) {
-			bad(of(p.field), "must begin with /, and have no //, /./ or /../, got %q", p.value)
+			bad(of(p.field), "must begin with /, and have no //, /./, /../, ; or control characters, got %q", p.value)
 		}
 	}
 	if r.StripPrefix != "" && !under(r.Path+r.Prefix, r.StripPrefix) {
@@ -359,19 +360,22 @@ func token(s string) bool {
 }
 
 // cleanPath reports whether a server that resolves "..", "." and "//" sees the same path. Some take \
-// for /, and some leave out of a segment what follows a ; in it.
+// for /, some leave out of a segment what follows a ; in it, and some end the path at a NUL: to them
+// /account;x is /account, which may be another route's.
 func cleanPath(p string) bool {
+	if strings.ContainsRune(p, ';') || strings.ContainsFunc(p, unicode.IsControl) {
+		return false
+	}
 	segments := strings.Split(strings.ReplaceAll(p, `\`, "/"), "/")
 	for i, x := range segments {
-		x, _, params := strings.Cut(x, ";")
 		switch {
 		case i == 0: // what is before the first /
-			if x != "" || params {
+			if x != "" {
 				return false
 			}
 		case x == "." || x == "..":
 			return false
-		case x == "" && (params || i < len(segments)-1):
+		case x == "" && i < len(segments)-1:
 			return false
 		}
 	}

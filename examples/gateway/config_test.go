@@ -98,7 +98,7 @@ func TestConfigErrors(t *testing.T) {
 		{"name twice", "    pool: api\n", "    pool: api\n  - {name: all, prefix: /a, pool: api}\n", `x.yaml:15: route "all": name must be that of one route only, got "all" again`},
 		{"no path", "    prefix: /\n", "", `x.yaml:12: route "all": must have either path or prefix`},
 		{"both paths", "    prefix: /\n", "    prefix: /\n    path: /\n", `x.yaml:12: route "all": must have either path or prefix`},
-		{"dots", "prefix: /", "prefix: /a/../b", `x.yaml:13: route "all": prefix must begin with /, and have no //, /./ or /../, got "/a/../b"`},
+		{"dots", "prefix: /", "prefix: /a/../b", `x.yaml:13: route "all": prefix must begin with /, and have no //, /./, /../, ; or control characters, got "/a/../b"`},
 		{"strip", "prefix: /\n", "prefix: /api\n    strip_prefix: /v1\n", `x.yaml:14: route "all": strip_prefix must be where the route's paths begin, "/api", got "/v1"`},
 		{"host", "prefix: /\n", "prefix: /\n    hosts: [Example.com]\n", `x.yaml:14: route "all": hosts[0] must be a name in lower case without a port, or one after "*.", got "Example.com"`},
 		{"host pattern", "prefix: /\n", "prefix: /\n    hosts: [a.*]\n", `hosts[0] must be a name`},

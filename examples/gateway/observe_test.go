@@ -40,7 +40,7 @@ routes:
 	resp, _ = f.get(t, "/api/orders/3")
 	require.Equal(t, 401, resp.StatusCode)
 	resp, _ = f.do(t, "DELETE", f.url(0)+"/nowhere%0a")
-	require.Equal(t, 404, resp.StatusCode)
+	require.Equal(t, 400, resp.StatusCode)
 
 	var logged []map[string]any
 	eventually(t, func() bool {
@@ -73,7 +73,7 @@ routes:
 	}, logged[2])
 	assert.Equal(t, map[string]any{
 		"msg": "request", "id": logged[3]["id"], "method": "DELETE", "host": gateway, "path": "/nowhere\n", "route": "none",
-		"endpoint": "", "status": 404.0, "tries": 0.0, "api_key": "", "client": "127.0.0.1",
+		"endpoint": "", "status": 400.0, "tries": 0.0, "api_key": "", "client": "127.0.0.1",
 	}, logged[3])
 }
 

@@ -117,7 +117,7 @@ func (x *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// What is decided by the path here must be the path that the backend sees: /public/../private is
 	// not public to a server that resolves it.
 	if r.URL.Path != "*" && !cleanPath(r.URL.Path) {
-		problem(w, http.StatusBadRequest, "The path must not have //, /./ or /../ in it.")
+		problem(w, http.StatusBadRequest, "The path must not have //, /./, /../, ; or control characters in it.")
 		return
 	}
 	c, allowed := x.match(r)
