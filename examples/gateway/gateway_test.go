@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -102,6 +104,31 @@ func (f *fixture) do(t *testing.T, method, url string, header ...string) (*http.
 	body, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
 	return resp, string(body)
+}
+
+// raw sends to the first listener what no http.Client would, and returns the answer. It ends nothing: a
+// request that is not whole is still to come.
+func (f *fixture) raw(t *testing.T, request string) (status int, body string) {
+	t.Helper()
+	conn := f.dial(t)
+	_, err := io.WriteString(conn, request)
+	require.NoError(t, err)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp.StatusCode, string(b)
+}
+
+// dial returns a connection to the first listener.
+func (f *fixture) dial(t *testing.T) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", f.addrs[0].String())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	return conn
 }
 
 // adminURL is where the admin listener is, with the path.

@@ -114,6 +114,9 @@ func hostOf(r *http.Request) string {
 
 // ServeHTTP serves a request by its route.
 func (x *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "" && r.Method != http.MethodConnect { // GET http://host HTTP/1.1
+		r.URL.Path = "/"
+	}
 	// What is decided by the path here must be the path that the backend sees: /public/../private is
 	// not public to a server that resolves it.
 	if r.URL.Path != "*" && !cleanPath(r.URL.Path) {

@@ -126,6 +126,19 @@ routes:
 	}
 }
 
+// A request for a whole URL without a path, as clients of proxies write it, is one for /.
+func TestEmptyPath(t *testing.T) {
+	a := echo(t, "a")
+	f := startGateway(t, pools(map[string]*httptest.Server{"a": a})+"routes: [{name: r, path: /, pool: a}]\n")
+	for target, want := range map[string]string{"http://a.test": "GET /", "http://a.test?x=1": "GET /?x=1", "http://a.test/": "GET /", "/": "GET /"} {
+		status, body := f.raw(t, "GET "+target+" HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+		assert.Equal(t, 200, status, target)
+		assert.Contains(t, body, want+"\n", target)
+	}
+	status, _ := f.raw(t, "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\nConnection: close\r\n\r\n")
+	assert.Equal(t, 400, status)
+}
+
 func TestStripPrefix(t *testing.T) {
 	a := echo(t, "a")
 	f := startGateway(t, pools(map[string]*httptest.Server{"a": a})+`
