@@ -32,6 +32,7 @@ type replay struct {
 	shut  atomic.Uint64 // the number of the last reader that was closed, and one more
 	once  sync.Once     // closes src
 	fails atomic.Bool   // src has returned an error
+	waits atomic.Bool   // src is being read
 
 	mu   sync.Mutex // held while src is read, so that one reader has it at a time
 	kept []byte     // all that was read, while there can be another reader
@@ -106,7 +107,9 @@ func (b *replayReader) Read(p []byte) (int, error) {
 	if r.err != nil {
 		return 0, r.err
 	}
+	r.waits.Store(true)
 	n, err := r.src.Read(p)
+	r.waits.Store(false)
 	if err != nil {
 		if err != io.EOF {
 			err = fmt.Errorf("%w: %w", ErrRequestBody, err)

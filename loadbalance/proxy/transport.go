@@ -285,6 +285,9 @@ func (b *body) spoiled() bool { return b.replay != nil && b.replay.spoiled() }
 // failed reports whether the body could not be read.
 func (b *body) failed() bool { return b.replay != nil && b.replay.fails.Load() }
 
+// awaited reports whether the caller has not sent what Base waits for.
+func (b *body) awaited() bool { return b.replay != nil && b.replay.waits.Load() }
+
 // finish says that there will be no other try, and closes what no try has got.
 func (b *body) finish(answered bool) {
 	switch {
@@ -346,13 +349,14 @@ func (c *call) try(req *http.Request, b *body) (resp *http.Response, err error) 
 	} else {
 		resp, err = c.send(req, u, b)
 	}
+	awaited := err != nil && b.awaited() // then what has timed out is the caller
 	switch {
 	case err != nil && c.ctx.Err() != nil:
 		c.outcome = loadbalance.Canceled
-		if errors.Is(c.ctx.Err(), context.DeadlineExceeded) {
+		if errors.Is(c.ctx.Err(), context.DeadlineExceeded) && !awaited {
 			c.outcome = loadbalance.Timeout
 		}
-	case err != nil && (b.failed() || notValid(err)):
+	case err != nil && (b.failed() || notValid(err) || awaited && errors.Is(err, ErrTryTimeout)):
 		c.caller, c.outcome = true, loadbalance.Canceled
 	default:
 		c.outcome = config.Outcome(resp, err)

@@ -956,3 +956,47 @@ func TestStaleConnections(t *testing.T) {
 		mu.Unlock()
 	}
 }
+
+// What a caller does not send in time is no endpoint's fault: it would have it ejected.
+func TestSlowCaller(t *testing.T) {
+	for _, x := range []struct {
+		name              string
+		deadline, try     time.Duration
+		sends             bool // the caller has sent all, and the endpoint is slow
+		canceled, timeout uint64
+	}{
+		{"deadline", time.Second, 0, false, 1, 0},
+		{"try", 0, time.Second, false, 1, 0},
+		{"deadline, slow endpoint", time.Second, 0, true, 0, 1},
+		{"try, slow endpoint", 0, time.Second, true, 0, 1},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
+				tr := newTransport(t, pool, TransportConfig{TryTimeout: x.try, Tries: 1, Base: roundTrip(func(r *http.Request) (*http.Response, error) {
+					go io.Copy(io.Discard, r.Body)
+					<-r.Context().Done()
+					return nil, r.Context().Err()
+				})})
+				tr.buffer = 1 << 10
+				body, w := io.Pipe()
+				go func() {
+					w.Write([]byte("some"))
+					if x.sends {
+						w.Close()
+					}
+				}()
+				ctx, cancel := t.Context(), func() {}
+				if x.deadline > 0 {
+					ctx, cancel = context.WithTimeout(ctx, x.deadline)
+				}
+				defer cancel()
+				_, err := tr.RoundTrip(newRequest(t, "PUT", "http://s", body).WithContext(ctx))
+				require.Error(t, err)
+				require.Equal(t, x.canceled, outcomes(pool, 0, loadbalance.Canceled))
+				require.Equal(t, x.timeout, outcomes(pool, 0, loadbalance.Timeout))
+				w.Close()
+			})
+		})
+	}
+}
