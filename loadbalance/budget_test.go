@@ -45,16 +45,17 @@ func TestBudgetModel(t *testing.T) {
 		if burst == 0 {
 			burst = 10
 		}
-		saved, requests, retries := burst*1_000_000, 0, 0
+		most := int64(burst) * 1_000_000
+		saved, requests, retries := most, 0, 0
 		// What Ratio is in millionths may be one less, as it is rounded down.
-		credit := int(math.Floor(c.Ratio * 1e6))
+		credit := int64(math.Floor(c.Ratio * 1e6))
 		require.InDelta(t, millionths, credit, 1)
 		for i := range 1000 {
 			message := fmt.Sprintf("seed %d, step %d, %+v", seed, i, c)
 			if r.IntN(3) == 0 {
 				b.Request()
 				requests++
-				saved = min(saved+credit, burst*1_000_000)
+				saved = min(saved+credit, most)
 			} else {
 				want := saved >= 1_000_000
 				require.Equal(t, want, b.Retry(), message)
@@ -63,7 +64,7 @@ func TestBudgetModel(t *testing.T) {
 					retries++
 				}
 			}
-			require.Equal(t, saved/1_000_000, b.Left(), message)
+			require.Equal(t, int(saved/1_000_000), b.Left(), message)
 			require.LessOrEqual(t, float64(retries), float64(burst)+c.Ratio*float64(requests)+1e-6, message)
 		}
 	}
