@@ -48,6 +48,9 @@ type tryTimeout struct{}
 func (tryTimeout) Error() string { return "loadbalance/proxy: no answer within TryTimeout" }
 func (tryTimeout) Timeout() bool { return true }
 
+// errOpaque refuses URLs that say what is asked for where nobody looks who goes by their path.
+var errOpaque = errors.New("loadbalance/proxy: URL of the request must have a path, and no opaque part")
+
 var errNoURL = errors.New("loadbalance/proxy: the endpoint has no URL with a host")
 
 // An Error is what a Transport returns if a request was tried, and there is no answer. If it could not

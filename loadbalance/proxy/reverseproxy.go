@@ -58,7 +58,8 @@ type ReverseProxyConfig struct {
 // error if pool is nil or a field is out of range.
 //
 // It passes on upgrades of the protocol (WebSocket), server-sent events, bodies of any length in both
-// directions, and trailers (gRPC, if both sides speak HTTP/2).
+// directions, and trailers (gRPC, if both sides speak HTTP/2). It refuses, with 400, URLs that are not
+// of a path, as in GET x:http://other/admin: whatever guards paths before it does not see that one.
 func NewReverseProxy(pool *loadbalance.Pool[*url.URL], c ReverseProxyConfig) (*httputil.ReverseProxy, error) {
 	if c.MaxBufferedBody == 0 {
 		c.MaxBufferedBody = 64 << 10
@@ -136,7 +137,7 @@ const statusClientClosed = 499
 //	503    no endpoint is available (loadbalance.ErrUnavailable), with Retry-After: 1
 //	504    the endpoint, or the request's context, has timed out
 //	413    the request's body is longer than http.MaxBytesReader allows
-//	400    the request's body cannot be read (ErrRequestBody)
+//	400    the request's body cannot be read (ErrRequestBody), or its URL has no path (GET x:y)
 //	499    the client has gone, and nobody sees it but who logs statuses
 //	502    anything else
 //
@@ -151,7 +152,7 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	case errors.As(err, &tooLong):
 		status = http.StatusRequestEntityTooLarge
-	case errors.Is(err, ErrRequestBody):
+	case errors.Is(err, ErrRequestBody), errors.Is(err, errOpaque):
 		status = http.StatusBadRequest
 	case errors.Is(err, loadbalance.ErrUnavailable):
 		w.Header().Set("Retry-After", "1")

@@ -113,6 +113,7 @@ func TestWriteError(t *testing.T) {
 		{errors.New("10.0.0.1 failed"), t.Context(), 502},
 		{fmt.Errorf("%w: %w", ErrRequestBody, io.ErrUnexpectedEOF), t.Context(), 400},
 		{fmt.Errorf("%w: %w", ErrRequestBody, &http.MaxBytesError{Limit: 1}), t.Context(), 413},
+		{errOpaque, t.Context(), 400},
 		{context.Canceled, gone, 499},
 	} {
 		w := httptest.NewRecorder()
@@ -666,4 +667,37 @@ func TestEndpointRestarts(t *testing.T) {
 	close(stop)
 	clients.Wait()
 	l.Close()
+}
+
+// raw sends what no http.Client would, and returns all that comes.
+func raw(t testing.TB, s *httptest.Server, request string) string {
+	c := dial(t, s.Listener.Addr().String())
+	defer c.Close()
+	_, err := io.WriteString(c, request)
+	require.NoError(t, err)
+	b, err := io.ReadAll(c)
+	require.NoError(t, err)
+	return string(b)
+}
+
+// A URL that has no path would get by what guards paths, and by the path of the endpoint.
+func TestOpaqueURL(t *testing.T) {
+	backend := newBackend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) })
+	pool := newPool(t, loadbalance.Config[*url.URL]{}, backend.URL+"/app")
+	s := newProxy(t, pool, ReverseProxyConfig{})
+	for _, x := range []struct{ target, want string }{
+		{"GET x:http://other/admin", "400 Bad Request"},
+		{"GET x:admin", "400 Bad Request"},
+		{"CONNECT x:443", "HTTP/1.1 200 OK"},
+		{"OPTIONS *", "HTTP/1.1 200 OK"},
+		{"GET http://other/admin", "/app/admin"},
+	} {
+		require.Contains(t, raw(t, s, x.target+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), x.want, x.target)
+	}
+	closed := 0
+	req := newRequest(t, "PUT", "x:y", &closeCounter{ReadCloser: io.NopCloser(strings.NewReader("")), closed: func() { closed++ }})
+	_, err := newTransport(t, pool, TransportConfig{}).RoundTrip(req)
+	require.ErrorIs(t, err, errOpaque)
+	require.Equal(t, 1, closed)
+	require.EqualValues(t, 2, picked(pool, 0)) // the server has answered OPTIONS * itself
 }

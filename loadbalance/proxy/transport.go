@@ -156,7 +156,9 @@ func newBase() *http.Transport {
 // been read to its end, or is closed; its latency is the time to the header.
 //
 // It returns an Error if the last try has no answer, and the answer of the last try, with whatever
-// status, if it has. If there is no endpoint to try, its error wraps loadbalance.ErrUnavailable.
+// status, if it has. If there is no endpoint to try, its error wraps loadbalance.ErrUnavailable. A
+// request whose URL is opaque (x:y, without a path) is refused: what is in it would be sent as it is,
+// without the path of the endpoint.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	b := body{req: req}
 	if hasBody(req) && req.GetBody == nil {
@@ -173,6 +175,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil {
 		b.finish(false)
 		return nil, errors.New("loadbalance/proxy: URL of the request must be set, got nil")
+	}
+	if req.URL.Opaque != "" {
+		b.finish(false)
+		return nil, errOpaque
 	}
 	ctx := req.Context()
 	if ctx.Err() != nil {
@@ -420,7 +426,7 @@ func (c *call) send(req *http.Request, u *url.URL, b *body) (*http.Response, err
 // joinURL makes u one of the endpoint.
 func joinURL(u, endpoint *url.URL) {
 	u.Scheme, u.Host, u.User = endpoint.Scheme, endpoint.Host, nil
-	if endpoint.Path != "" && endpoint.Path != "/" && u.Path != "*" && u.Opaque == "" {
+	if endpoint.Path != "" && endpoint.Path != "/" && u.Path != "*" {
 		// JoinPath would clean the path, which is the endpoint's business.
 		path, raw := endpoint.Path, endpoint.EscapedPath()
 		ours := u.EscapedPath()
