@@ -49,7 +49,10 @@
 // # What endpoints are charged with
 //
 // Classify has the Outcome of each status and error, from which the Pool ejects endpoints. A request
-// that the caller has given up, and one whose body could not be read, say nothing about the endpoint. A
+// that the caller has given up, and one whose body could not be read, say nothing about the endpoint:
+// they are Canceled. To have given up is also to have set a deadline, or Timeout of an http.Client, that
+// has passed: one caller that waits for 10 ms would have endpoints ejected for all. It is TryTimeout that
+// says how slow an endpoint may be. A
 // request is in flight until the body of its answer has ended; its latency is the time to the header,
 // or that of connecting in a TCPProxy. So a stream of an hour is in flight for an hour, but not slow. A
 // body that is neither read to its end nor closed stays in flight for ever, as it would keep a

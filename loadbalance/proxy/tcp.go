@@ -194,7 +194,7 @@ func (p *TCPProxy) Serve(l net.Listener) error {
 		}
 		p.report("", err)
 		wait = min(max(2*wait, 5*time.Millisecond), time.Second)
-		if sleep(p.stopped, wait) != nil {
+		if !sleep(p.stopped, nil, wait) {
 			return ErrClosed
 		}
 	}

@@ -180,10 +180,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		b.finish(false)
 		return nil, errOpaque
 	}
-	ctx := req.Context()
-	if ctx.Err() != nil {
+	if err := gaveUp(req); err != nil {
 		b.finish(false)
-		return nil, context.Cause(ctx)
+		return nil, err
 	}
 	t.config.Budget.Request()
 	var r loadbalance.Request
@@ -209,7 +208,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	for {
 		resp, err := c.try(req, &b)
-		next, gaveUp := c.retry(req, resp, err, &r, &b)
+		next, why := c.retry(req, resp, err, &r, &b)
 		if next != nil {
 			c.discard(resp)
 			c = next
@@ -222,11 +221,33 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			return c.answer(req, resp), nil
 		}
-		if gaveUp != nil {
-			err = fmt.Errorf("%w, after %w", gaveUp, err)
+		if why != nil {
+			err = fmt.Errorf("%w, after %w", why, err)
 		}
 		return nil, &Error{ID: c.lease.ID(), Tries: c.number, Err: err}
 	}
+}
+
+// gaveUp returns why the caller does not want an answer any more, or nil if it does. An http.Client with
+// a Timeout closes Cancel, perhaps before the context ends; and whoever looks at the deadline may fail
+// before it does.
+func gaveUp(req *http.Request) error {
+	ctx := req.Context()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-cancelOf(req):
+		return context.Canceled
+	default:
+	}
+	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+func cancelOf(req *http.Request) <-chan struct{} {
+	return req.Cancel //lint:ignore SA1019 http.Client sets it
 }
 
 // answered reports whether an outcome is that of an endpoint that is well.
@@ -355,14 +376,8 @@ func (c *call) try(req *http.Request, b *body) (resp *http.Response, err error) 
 	} else {
 		resp, err = c.send(req, u, b)
 	}
-	awaited := err != nil && b.awaited() // then what has timed out is the caller
 	switch {
-	case err != nil && c.ctx.Err() != nil:
-		c.outcome = loadbalance.Canceled
-		if errors.Is(c.ctx.Err(), context.DeadlineExceeded) && !awaited {
-			c.outcome = loadbalance.Timeout
-		}
-	case err != nil && (b.failed() || notValid(err) || awaited && errors.Is(err, ErrTryTimeout)):
+	case err != nil && (gaveUp(req) != nil || b.failed() || notValid(err) || b.awaited() && errors.Is(err, ErrTryTimeout)):
 		c.caller, c.outcome = true, loadbalance.Canceled
 	default:
 		c.outcome = config.Outcome(resp, err)
@@ -449,12 +464,12 @@ func joinURL(u, endpoint *url.URL) {
 }
 
 // retry decides whether the request is tried again. Then it returns the next call, whose endpoint is
-// picked and for which the body is there. Otherwise it may return an error of the context.
+// picked and for which the body is there. Otherwise it may return why the caller has given up.
 func (c *call) retry(req *http.Request, resp *http.Response, err error, r *loadbalance.Request, b *body) (*call, error) {
 	t := c.t
 	switch {
 	case resp != nil && !slices.Contains(t.config.RetryStatus, resp.StatusCode),
-		c.number >= t.config.Tries, c.ctx.Err() != nil, c.caller, b.spoiled():
+		c.number >= t.config.Tries, c.caller, gaveUp(req) != nil, b.spoiled():
 		return nil, nil
 	case !idempotent(req) && (resp != nil || !neverSent(err)):
 		return nil, nil
@@ -469,8 +484,8 @@ func (c *call) retry(req *http.Request, resp *http.Response, err error, r *loadb
 		if resp != nil && resp.Header.Get("Retry-After") != "" {
 			return nil, nil
 		}
-		if gaveUp := sleep(c.ctx, t.backoff(c.waits)); gaveUp != nil {
-			return nil, gaveUp
+		if !sleep(c.ctx, cancelOf(req), t.backoff(c.waits)) {
+			return nil, gaveUp(req)
 		}
 		next.waits++
 		r.Tried = nil
@@ -491,15 +506,17 @@ func (t *Transport) backoff(waits int) time.Duration {
 	return rand.N(t.config.Backoff<<min(waits, 5)) + 1
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+// sleep reports whether it has slept until its time.
+func sleep(ctx context.Context, canceled <-chan struct{}, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return nil
+		return true
 	case <-ctx.Done():
-		return context.Cause(ctx)
+	case <-canceled:
 	}
+	return false
 }
 
 // idempotent reports whether a request may be sent twice.
@@ -566,7 +583,7 @@ func (c *call) broke(err error) {
 	switch {
 	case err == io.EOF:
 		c.end(c.outcome)
-	case c.ctx.Err() != nil || errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrBodyReadAfterClose):
+	case gaveUp(&c.out) != nil || errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrBodyReadAfterClose):
 		c.end(loadbalance.Canceled) // the caller would wait no longer
 	default:
 		outcome := loadbalance.ServerError // a panic

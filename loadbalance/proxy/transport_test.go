@@ -462,7 +462,8 @@ func TestCancel(t *testing.T) {
 	require.Equal(t, 1, n)
 }
 
-// The time of the caller runs out: the endpoint was too slow, and nothing is retried.
+// The time of the caller runs out: that says nothing of the endpoint, as it may be any time, and nothing
+// is retried.
 func TestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
@@ -477,9 +478,61 @@ func TestDeadline(t *testing.T) {
 		_, err := tr.RoundTrip(newRequest(t, "GET", "http://s", nil).WithContext(ctx))
 		require.ErrorContains(t, err, "too late")
 		require.Equal(t, 1, n)
-		require.EqualValues(t, 1, outcomes(pool, 0, loadbalance.Timeout))
+		require.EqualValues(t, 1, outcomes(pool, 0, loadbalance.Canceled))
 	})
 }
+
+// The same with an http.Client, which closes Cancel of the request.
+func TestClientTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a", "http://b", "http://c")
+		client := http.Client{Timeout: time.Second}
+		n := 0
+		canceled := func(r *http.Request) (*http.Response, error) {
+			n++
+			<-cancelOf(r) // as an http.Transport does
+			return nil, errors.New("net/http: request canceled")
+		}
+		client.Transport = newTransport(t, pool, TransportConfig{Base: roundTrip(canceled)})
+		_, err := client.Get("http://s")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 1, n)
+
+		// While the body of the answer is read.
+		client.Transport = newTransport(t, pool, TransportConfig{Base: roundTrip(func(r *http.Request) (*http.Response, error) {
+			resp := reply(200, "xx")
+			resp.Body = io.NopCloser(readFunc(func([]byte) (int, error) { return 0, errorOf(canceled(r)) }))
+			return resp, nil
+		})})
+		resp, err := client.Get("http://s")
+		require.NoError(t, err)
+		_, err = io.ReadAll(resp.Body)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+
+		// While there is a wait before a retry, and before it begins.
+		tr := newTransport(t, pool, TransportConfig{Tries: 5, Backoff: time.Minute, Base: roundTrip(func(*http.Request) (*http.Response, error) {
+			return nil, refused
+		})})
+		req := newRequest(t, "GET", "http://s", nil)
+		cancel := make(chan struct{})
+		req.Cancel = cancel //lint:ignore SA1019 http.Client sets it
+		time.AfterFunc(time.Nanosecond, func() { close(cancel) })
+		_, err = tr.RoundTrip(req)
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, err, refused)
+		_, err = tr.RoundTrip(req)
+		require.Equal(t, context.Canceled, err)
+
+		var sum [2]uint64
+		for i := range 3 {
+			sum[0] += outcomes(pool, i, loadbalance.Canceled)
+			sum[1] += outcomes(pool, i, loadbalance.ConnectError)
+		}
+		require.Equal(t, [2]uint64{2, 3}, sum)
+	})
+}
+
+func errorOf(_ *http.Response, err error) error { return err }
 
 // A try that takes too long is given up; and the time does not count for bodies.
 func TestTryTimeout(t *testing.T) {
@@ -967,7 +1020,7 @@ func TestSlowCaller(t *testing.T) {
 	}{
 		{"deadline", time.Second, 0, false, 1, 0},
 		{"try", 0, time.Second, false, 1, 0},
-		{"deadline, slow endpoint", time.Second, 0, true, 0, 1},
+		{"deadline, slow endpoint", time.Second, 0, true, 1, 0},
 		{"try, slow endpoint", 0, time.Second, true, 0, 1},
 	} {
 		t.Run(x.name, func(t *testing.T) {
