@@ -86,6 +86,20 @@ func NewReverseProxy(pool *loadbalance.Pool[*url.URL], c ReverseProxyConfig) (*h
 		return nil, err
 	}
 	t.buffer = max(c.MaxBufferedBody, 0)
+	t.server = true
+	if modify := c.ModifyResponse; modify != nil {
+		c.ModifyResponse = func(resp *http.Response) error {
+			returned := false
+			defer func() {
+				if !returned {
+					resp.Body.Close() // by a panic; nobody else would
+				}
+			}()
+			err := modify(resp)
+			returned = true
+			return err
+		}
+	}
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			forward(r, c.TrustForwarded)

@@ -701,3 +701,57 @@ func TestOpaqueURL(t *testing.T) {
 	require.Equal(t, 1, closed)
 	require.EqualValues(t, 2, picked(pool, 0)) // the server has answered OPTIONS * itself
 }
+
+// rawBackend returns the URL of an endpoint that gives the same answer to all requests, and then waits
+// until the connection is closed.
+func rawBackend(t testing.TB, answer string) string {
+	return "http://" + tcpBackend(t, func(c *net.TCPConn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+			return
+		}
+		io.WriteString(c, answer)
+		io.Copy(io.Discard, c)
+	})
+}
+
+type noHijacker struct{ w http.ResponseWriter }
+
+func (n noHijacker) Header() http.Header         { return n.w.Header() }
+func (n noHijacker) Write(b []byte) (int, error) { return n.w.Write(b) }
+func (n noHijacker) WriteHeader(status int)      { n.w.WriteHeader(status) }
+
+// Requests end even if the answer cannot be handed on.
+func TestAnswersThatCannotBeHandedOn(t *testing.T) {
+	const upgrade = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhi"
+	for _, x := range []struct {
+		name, header, answer string
+		modify               func(*http.Response) error
+		want                 string
+		outcome              loadbalance.Outcome
+	}{
+		{name: "101 that was not asked for", answer: upgrade, want: "HTTP/1.1 502 Bad Gateway"},
+		{name: "101 that the server cannot hand on", header: "Connection: Upgrade\r\nUpgrade: websocket\r\n", answer: upgrade,
+			want: "HTTP/1.1 502 Bad Gateway"},
+		{name: "ModifyResponse panics", answer: "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+			modify: func(*http.Response) error { panic(http.ErrAbortHandler) }},
+		{name: "no status", answer: "HTTP/1.1 007 Bond\r\nContent-Length: 2\r\n\r\nhi", want: "HTTP/1.1 502 Bad Gateway",
+			outcome: loadbalance.ServerError},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			pool := newPool(t, loadbalance.Config[*url.URL]{}, rawBackend(t, x.answer))
+			h, err := NewReverseProxy(pool, ReverseProxyConfig{ModifyResponse: x.modify, Transport: TransportConfig{Tries: 1}})
+			require.NoError(t, err)
+			s := newBackend(t, func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(noHijacker{w}, r) })
+			if x.header == "" {
+				x.header = "Connection: close\r\n"
+			}
+			c := dial(t, s.Listener.Addr().String())
+			defer c.Close()
+			io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n"+x.header+"\r\n")
+			line, _ := bufio.NewReader(c).ReadString('\n')
+			require.Equal(t, x.want, strings.TrimSpace(line))
+			eventually(t, func() bool { return inFlight(pool) == 0 }, "the request never ends")
+			require.EqualValues(t, 1, outcomes(pool, 0, x.outcome))
+		})
+	}
+}

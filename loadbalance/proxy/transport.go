@@ -85,6 +85,7 @@ type Transport struct {
 	config TransportConfig
 	sticky *sticky // nil: there is none
 	buffer int64   // how much is kept of bodies; 0: nothing
+	server bool    // for a reverse proxy, whose requests have a context that ends with them
 }
 
 // NewTransport returns a Transport over the endpoints of pool, whose values are URLs with scheme and
@@ -435,6 +436,10 @@ func (c *call) send(req *http.Request, u *url.URL, b *body) (*http.Response, err
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}
+	if resp.StatusCode < 100 { // a server panics if it is to send that
+		resp.Body.Close()
+		return nil, fmt.Errorf("loadbalance/proxy: answer with status %03d", resp.StatusCode)
+	}
 	return resp, nil
 }
 
@@ -564,6 +569,11 @@ func (c *call) answer(req *http.Request, resp *http.Response) *http.Response {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		if w, ok := c.body.(io.ReadWriteCloser); ok {
 			resp.Body = &upgraded{c, w}
+		}
+		if c.t.server {
+			// httputil does not close what it cannot hand on, as an upgrade that was not asked for. Others
+			// may end the context once they have the connection, as that of dialing.
+			context.AfterFunc(c.ctx, func() { c.Close() })
 		}
 	}
 	return resp

@@ -1053,3 +1053,24 @@ func TestSlowCaller(t *testing.T) {
 		})
 	}
 }
+
+// A context may be that of dialing only: the connection after status 101 outlives it.
+func TestUpgradeOutlivesContext(t *testing.T) {
+	pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
+	here, there := net.Pipe()
+	tr := newTransport(t, pool, TransportConfig{Base: roundTrip(func(*http.Request) (*http.Response, error) {
+		resp := reply(101, "")
+		resp.Body = there
+		return resp, nil
+	})})
+	ctx, cancel := context.WithCancel(t.Context())
+	resp, err := tr.RoundTrip(newRequest(t, "GET", "http://s", nil).WithContext(ctx))
+	require.NoError(t, err)
+	cancel()
+	go io.WriteString(here, "ping")
+	_, err = io.ReadFull(resp.Body, make([]byte, 4))
+	require.NoError(t, err)
+	require.EqualValues(t, 1, inFlight(pool))
+	require.NoError(t, resp.Body.Close())
+	require.Zero(t, inFlight(pool))
+}
