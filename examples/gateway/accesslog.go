@@ -26,6 +26,8 @@ type entry struct {
 	endpoint string     // of the last try
 	tries    int
 	apiKey   string // its name
+
+	clientFailed bool // it is the client's failure that no endpoint has answered
 }
 
 func (e *entry) routeName() string {
@@ -102,6 +104,18 @@ type recorder struct {
 	http.ResponseWriter
 	code  int
 	bytes int64
+	final func(code int) // is called with the status before it is written; nil: nothing is
+}
+
+// note notes the final status.
+func (w *recorder) note(code int) {
+	if w.code != 0 {
+		return
+	}
+	w.code = code
+	if w.final != nil {
+		w.final(code)
+	}
 }
 
 // Unwrap is for http.ResponseController: so streams are flushed, and WebSockets taken over.
@@ -110,25 +124,23 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // Hijack is how the proxy begins a WebSocket: there is no WriteHeader then.
 func (w *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err == nil && w.code == 0 {
-		w.code = http.StatusSwitchingProtocols
+	if err == nil {
+		w.note(http.StatusSwitchingProtocols)
 	}
 	return c, rw, err
 }
 
 // WriteHeader notes the first final status.
 func (w *recorder) WriteHeader(code int) {
-	if w.code == 0 && (code >= 200 || code == http.StatusSwitchingProtocols) {
-		w.code = code
+	if code >= 200 || code == http.StatusSwitchingProtocols {
+		w.note(code)
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
 // Write counts the body.
 func (w *recorder) Write(p []byte) (int, error) {
-	if w.code == 0 {
-		w.code = http.StatusOK
-	}
+	w.note(http.StatusOK)
 	n, err := w.ResponseWriter.Write(p)
 	w.bytes += int64(n)
 	return n, err

@@ -203,6 +203,40 @@ routes:
 	assert.Regexp(t, `^(90|[1-8]\d)$`, resp.Header.Get("Retry-After"))
 }
 
+// An answer that goes on for long is as good as a short one: while a breaker is half-open, others need not
+// wait for its end.
+func TestBreakerAndStreams(t *testing.T) {
+	var broken atomic.Bool
+	release := make(chan struct{})
+	a := serveBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		if broken.Load() {
+			w.WriteHeader(500)
+			return
+		}
+		if r.URL.Path == "/stream" {
+			_ = http.NewResponseController(w).Flush()
+			<-release
+		}
+	})
+	defer close(release)
+	f := startGateway(t, pools(map[string]*httptest.Server{"a": a})+`
+routes: [{name: r, prefix: /, pool: a, breaker: {consecutive_failures: 1, open_for: 50ms}}]
+`)
+	broken.Store(true)
+	resp, _ := f.get(t, "/")
+	require.Equal(t, 500, resp.StatusCode)
+	broken.Store(false)
+	eventually(t, func() bool {
+		resp, err := f.client.Get(f.url(0) + "/stream")
+		require.NoError(t, err)
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp.StatusCode == 200
+	}, "it is tried again")
+	assert.Equal(t, "closed", f.status().Routes[0].Breaker)
+	resp, _ = f.get(t, "/")
+	assert.Equal(t, 200, resp.StatusCode)
+}
+
 func TestOutcomes(t *testing.T) {
 	for status, want := range map[int]loadbalance.Outcome{
 		200: loadbalance.OK, 304: loadbalance.OK, 404: loadbalance.ClientError, 429: loadbalance.Overload,
@@ -212,7 +246,8 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// A backend that cuts its answer off fails the breaker, and the client sees that it is not whole.
+// A backend that cuts its answer off has failed, and the client sees that it is not whole. The breaker has
+// counted the request before, by its header.
 func TestBrokenAnswer(t *testing.T) {
 	a := serveBackend(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "100")
@@ -229,8 +264,9 @@ routes: [{name: r, prefix: /, pool: a, retries: {tries: 1}, breaker: {consecutiv
 		resp.Body.Close()
 	}
 	require.Error(t, err)
-	eventually(t, func() bool { return f.status().Routes[0].Breaker == "open" }, "the breaker opens")
 	eventually(t, func() bool { return strings.Contains(f.log.String(), `"bytes":4,`) }, "it is logged")
+	assert.EqualValues(t, 1, f.pools[0].Stats().Endpoints[0].Failed)
+	assert.Equal(t, "closed", f.status().Routes[0].Breaker)
 }
 
 func TestSticky(t *testing.T) {

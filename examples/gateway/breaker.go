@@ -22,16 +22,18 @@ func breaker(b *loadbalance.Breaker, next http.Handler) http.Handler {
 			problem(w, http.StatusServiceUnavailable, "What is behind this route fails, and is left alone for a while.")
 			return
 		}
-		rec := &recorder{ResponseWriter: w}
-		outcome := loadbalance.ServerError // if it panics: so the proxy ends a response that broke off
-		defer func() {
-			if r.Context().Err() != nil {
-				outcome = loadbalance.Canceled // the client has gone
+		done := func(o loadbalance.Outcome) {
+			if r.Context().Err() != nil || entryOf(r).clientFailed {
+				o = loadbalance.Canceled // the client has gone, or has sent nothing that could be answered
 			}
-			permit.Done(outcome)
-		}()
+			permit.Done(o)
+		}
+		// An answer counts when its header is there: a stream, or a WebSocket, may go on for hours, and
+		// nothing else would be let through while it is the request that shows whether all is well.
+		rec := &recorder{ResponseWriter: w, final: func(code int) { done(outcomeOf(code)) }}
+		defer done(loadbalance.ServerError) // if it panics before: only the first call counts
 		next.ServeHTTP(rec, r)
-		outcome = outcomeOf(rec.status())
+		done(outcomeOf(rec.status()))
 	})
 }
 
