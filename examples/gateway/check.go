@@ -24,8 +24,14 @@ func (c *config) check() error {
 	if len(c.Listeners) == 0 {
 		bad([]any{"listeners"}, "must be at least one")
 	}
-	for i, l := range c.Listeners {
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
 		at := []any{"listeners", i}
+		if l.BodyIdleTimeout < 0 {
+			bad(append(at, "body_idle_timeout"), "must be at least 0, got %v", l.BodyIdleTimeout)
+		} else if l.BodyIdleTimeout == 0 {
+			l.BodyIdleTimeout = defaultBodyIdleTimeout
+		}
 		c.checkAddress(bad, append(at, "address"), l.Address)
 		if t := l.TLS; t != nil {
 			switch {

@@ -37,6 +37,8 @@ type config struct {
 type listenerConfig struct {
 	Address string     `yaml:"address"`
 	TLS     *tlsConfig `yaml:"tls"` // nil: plain HTTP
+
+	BodyIdleTimeout time.Duration `yaml:"body_idle_timeout"` // for the client to send, or take, some of a body. 0: 30 s
 }
 
 type tlsConfig struct {

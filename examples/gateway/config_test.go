@@ -55,6 +55,7 @@ func TestConfigErrors(t *testing.T) {
 		{"no listener", "listeners:\n  - address: 127.0.0.1:0\n", "", "listeners must be at least one"},
 		{"no port", "127.0.0.1:0", "localhost", `x.yaml:2: listeners[0].address must be host:port or :port, got "localhost"`},
 		{"port", "127.0.0.1:0", "localhost:http", `x.yaml:2: listeners[0].address must end in a port from 0 to 65535, got "localhost:http"`},
+		{"idle", "  - address: 127.0.0.1:0\n", "  - address: 127.0.0.1:0\n    body_idle_timeout: -1s\n", `x.yaml:3: listeners[0].body_idle_timeout must be at least 0, got -1s`},
 		{"TLS without key", "  - address: 127.0.0.1:0\n", "  - address: 127.0.0.1:0\n    tls: {cert: a.pem}\n", `x.yaml:3: listeners[0].tls must have cert and key, or self_signed`},
 		{"TLS with both", "  - address: 127.0.0.1:0\n", "  - address: 127.0.0.1:0\n    tls: {cert: a, key: b, self_signed: [c]}\n", `x.yaml:3: listeners[0].tls must have cert and key, or self_signed, got both`},
 		{"proxies", "routes:\n", "trusted_proxies: [10.0.0.1]\nroutes:\n", `x.yaml:11: trusted_proxies[0] must be a prefix such as 10.0.0.0/8, and not of everybody, got "10.0.0.1"`},

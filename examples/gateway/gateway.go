@@ -186,12 +186,7 @@ func (g *gateway) newHandler(i int, r *route, policy *policyConfig) error {
 	}
 	var next http.Handler = reverse
 	if t := rc.Timeout; t > 0 {
-		proxied := next
-		next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			ctx, cancel := context.WithTimeout(r.Context(), t)
-			defer cancel()
-			proxied.ServeHTTP(w, r.WithContext(ctx))
-		})
+		next = withTimeout(t, next)
 	}
 	next = g.hash(rc, policy, stripPrefix(rc.StripPrefix, next))
 	if b := rc.Breaker; b != nil {
@@ -276,7 +271,7 @@ func (g *gateway) hash(rc *routeConfig, policy *policyConfig, next http.Handler)
 func (g *gateway) newReverseProxy(i int, r *route) (*httputil.ReverseProxy, error) {
 	c, rc := g.config, r.config
 	t := proxy.TransportConfig{
-		Base:       g.base,
+		Base:       tryTransport{g.base},
 		Tries:      rc.Retries.Tries,
 		TryTimeout: rc.Retries.TryTimeout,
 		Hash:       func(r *http.Request) uint64 { return entryOf(r).hash },
@@ -338,12 +333,29 @@ const statusClientClosed = 499
 // proxyError answers a request that no endpoint has answered.
 func (g *gateway) proxyError(w http.ResponseWriter, r *http.Request, err error) {
 	var timeout interface{ Timeout() bool }
+	var tooLong *http.MaxBytesError
+	e, s := entryOf(r), streamOf(r)
+	idle, timedOut := s.stalled()
 	switch {
+	case errors.As(err, &tooLong):
+		e.clientFailed = true
+		problem(w, http.StatusRequestEntityTooLarge, "The body of the request is too long.")
+	case timedOut:
+		e.clientFailed = true
+		problem(w, http.StatusGatewayTimeout, "The request did not come in time.")
+	case idle: // before the next case: with HTTP/1.1, the server takes it for the client's going
+		e.clientFailed = true
+		problem(w, http.StatusRequestTimeout, "The request did not come in time.")
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		w.WriteHeader(statusClientClosed) // into the log: nobody reads it
+	case errors.Is(err, proxy.ErrRequestBody):
+		e.clientFailed = true
+		problem(w, http.StatusBadRequest, "The body of the request cannot be read.")
 	case errors.Is(err, loadbalance.ErrUnavailable):
 		problem(w, http.StatusServiceUnavailable, "No endpoint of this route is available.")
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		// Who sends a body slowly must not have everybody's breaker open.
+		e.clientFailed = s.giveUpBody()
 		problem(w, http.StatusGatewayTimeout, "The endpoints of this route did not answer in time.")
 	default:
 		problem(w, http.StatusBadGateway, "The endpoints of this route could not answer.")

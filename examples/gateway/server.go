@@ -43,7 +43,7 @@ func startServer(c *config, o options) (*server, error) {
 		return nil, err
 	}
 	for i, lc := range c.Listeners {
-		server := g.newServer(g.handler)
+		server := g.newServer(limitStalls(lc.BodyIdleTimeout, g.handler))
 		var leaf *x509.Certificate
 		if lc.TLS != nil {
 			cert, err := certificate(lc.TLS)
