@@ -25,7 +25,8 @@ func newClients(trusted []netip.Prefix) (*clients, error) {
 }
 
 // clean removes what only the gateway, or a trusted proxy, may say, so that backends can believe what
-// is left. Some of them take X_Consumer for the same as X-Consumer.
+// is left. Some of them take X_Consumer for the same as X-Consumer. Forwarded and X-Real-Ip are nobody's:
+// proxies that set X-Forwarded-* pass on what the client has written there.
 func (c *clients) clean(r *http.Request) {
 	a, err := netip.ParseAddrPort(r.RemoteAddr)
 	trusted := err == nil && slices.ContainsFunc(c.trusted, func(p netip.Prefix) bool {
@@ -33,8 +34,8 @@ func (c *clients) clean(r *http.Request) {
 	})
 	for name := range r.Header {
 		known := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
-		forwarded := known == "Forwarded" || known == "X-Real-Ip" || strings.HasPrefix(known, "X-Forwarded-")
-		if known == consumerHeader || forwarded && (!trusted || name != known) {
+		forwarded := strings.HasPrefix(known, "X-Forwarded-")
+		if known == consumerHeader || known == "Forwarded" || known == "X-Real-Ip" || forwarded && (!trusted || name != known) {
 			delete(r.Header, name)
 		}
 	}

@@ -234,6 +234,11 @@ routes:
 	assert.Equal(t, 429, resp.StatusCode)
 	eventually(t, func() bool { return strings.Count(f.log.String(), `"client":"192.0.2.1"`) == 2 }, "log")
 
+	// It sets X-Forwarded-*; what else there is of that kind, a client has written.
+	_, body = f.get(t, "/", "X-Forwarded-For: 192.0.2.3", "Forwarded: for=6.6.6.6", "X-Real-Ip: 6.6.6.6", "X_Real_IP: 6.6.6.6", "X_Forwarded_For: 6.6.6.6")
+	assert.Contains(t, body, "X-Forwarded-For: 192.0.2.3, 127.0.0.1\r\n")
+	assert.NotContains(t, body, "6.6.6.6")
+
 	f = startGateway(t, pools(map[string]*httptest.Server{"a": a})+routes)
 	_, body = f.get(t, "/", "X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https")
 	assert.Contains(t, body, "X-Forwarded-For: 127.0.0.1\r\n")
