@@ -96,5 +96,13 @@ func neverSent(err error) bool {
 
 // notValid reports whether a request is refused by package net/http itself, whatever the endpoint.
 func notValid(err error) bool {
-	return strings.HasPrefix(err.Error(), "net/http: invalid ")
+	s := err.Error()
+	return strings.HasPrefix(s, "net/http: invalid ") ||
+		strings.HasPrefix(s, "http2: invalid ") ||
+		strings.HasPrefix(s, "http: ContentLength=") || // and the body has another length
+		s == "http2: request body larger than specified content length" ||
+		s == headerTooLong
 }
+
+// headerTooLong is the error of HTTP/2 for a request whose header is longer than the endpoint allows.
+const headerTooLong = "http2: request header list larger than peer's advertised limit"

@@ -123,6 +123,12 @@ func NewReverseProxy(pool *loadbalance.Pool[*url.URL], c ReverseProxyConfig) (*h
 // forward sets the header fields that tell where a request comes from. Those of the request that may be
 // forged are removed: some have been by httputil, as have those that are for one connection only.
 func forward(r *httputil.ProxyRequest, trust bool) {
+	if strings.EqualFold(r.Out.Header.Get("Upgrade"), "h2c") {
+		// The client offers what this server does not do; and Base refuses it over HTTP/2.
+		delete(r.Out.Header, "Connection")
+		delete(r.Out.Header, "Upgrade")
+	}
+	delete(r.Out.Header, "Http2-Settings")
 	if !trust {
 		for name := range r.Out.Header {
 			if strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip" {
@@ -152,6 +158,7 @@ const statusClientClosed = 499
 //	504    the endpoint, or the request's context, has timed out
 //	413    the request's body is longer than http.MaxBytesReader allows
 //	400    the request's body cannot be read (ErrRequestBody), or its URL has no path (GET x:y)
+//	431    the request's header is longer than the endpoint allows, which HTTP/2 tells beforehand
 //	499    the client has gone, and nobody sees it but who logs statuses
 //	502    anything else
 //
@@ -159,6 +166,7 @@ const statusClientClosed = 499
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	var tooLong *http.MaxBytesError
 	var timeout interface{ Timeout() bool }
+	var failed *Error
 	status := http.StatusBadGateway
 	switch {
 	case errors.Is(r.Context().Err(), context.Canceled):
@@ -168,6 +176,8 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 		status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, ErrRequestBody), errors.Is(err, errOpaque):
 		status = http.StatusBadRequest
+	case errors.As(err, &failed) && failed.Err.Error() == headerTooLong:
+		status = http.StatusRequestHeaderFieldsTooLarge
 	case errors.Is(err, loadbalance.ErrUnavailable):
 		w.Header().Set("Retry-After", "1")
 		status = http.StatusServiceUnavailable

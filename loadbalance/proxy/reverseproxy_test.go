@@ -114,6 +114,7 @@ func TestWriteError(t *testing.T) {
 		{fmt.Errorf("%w: %w", ErrRequestBody, io.ErrUnexpectedEOF), t.Context(), 400},
 		{fmt.Errorf("%w: %w", ErrRequestBody, &http.MaxBytesError{Limit: 1}), t.Context(), 413},
 		{errOpaque, t.Context(), 400},
+		{&Error{Err: errors.New(headerTooLong)}, t.Context(), 431},
 		{context.Canceled, gone, 499},
 	} {
 		w := httptest.NewRecorder()
@@ -754,4 +755,50 @@ func TestAnswersThatCannotBeHandedOn(t *testing.T) {
 			require.EqualValues(t, 1, outcomes(pool, 0, x.outcome))
 		})
 	}
+}
+
+// What only the client is to blame for is no endpoint's failure, over HTTP/2 neither.
+func TestHTTP2Refuses(t *testing.T) {
+	backend := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		require.Empty(t, r.Header["Http2-Settings"])
+		io.WriteString(w, r.Proto)
+	}))
+	backend.EnableHTTP2 = true
+	backend.Config.MaxHeaderBytes = 16 << 10
+	backend.Config.ErrorLog = discardLog
+	backend.StartTLS()
+	t.Cleanup(backend.Close)
+	pool := newPool(t, loadbalance.Config[*url.URL]{}, backend.URL, backend.URL)
+	base := newBase()
+	base.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+	s := newProxy(t, pool, ReverseProxyConfig{Transport: TransportConfig{Base: base}})
+	const get = "GET / HTTP/1.1\r\nHost: x\r\n"
+	for _, x := range []struct{ request, want string }{
+		{get + "Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n", "HTTP/2.0"},
+		{get + "Connection: close\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n", "HTTP/2.0"},
+		{get + "Connection: close\r\nX: " + strings.Repeat("x", 100<<10) + "\r\n\r\n", "431 Request Header Fields Too Large"},
+		{get + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "HTTP/1.1"}, // it takes another connection
+	} {
+		c := dial(t, s.Listener.Addr().String())
+		io.WriteString(c, x.request)
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		require.NoError(t, err)
+		require.Contains(t, resp.Status+" "+slurp(t, resp), x.want)
+		c.Close()
+	}
+	// A body that is not as long as it should be.
+	put := func(pool *loadbalance.Pool[*url.URL], size int64) {
+		req := newRequest(t, "PUT", "http://s", strings.NewReader("body"))
+		req.ContentLength = size
+		_, err := newTransport(t, pool, TransportConfig{Base: base}).RoundTrip(req)
+		require.Error(t, err)
+	}
+	put(pool, 3)
+	require.EqualValues(t, 2, outcomes(pool, 0, loadbalance.Canceled)+outcomes(pool, 1, loadbalance.Canceled))
+	require.EqualValues(t, 3, outcomes(pool, 0, loadbalance.OK)+outcomes(pool, 1, loadbalance.OK))
+	plain := newBackend(t, func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	pool = newPool(t, loadbalance.Config[*url.URL]{}, plain.URL)
+	put(pool, 5)
+	require.EqualValues(t, 1, outcomes(pool, 0, loadbalance.Canceled))
 }
