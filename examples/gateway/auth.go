@@ -31,8 +31,20 @@ func newAuth(c *config, a *authConfig, r *route, next http.Handler) *auth {
 	return x
 }
 
+// keyHeaders returns the headers that some route takes keys from. No backend gets any of them: a client may
+// send its key also where it is not asked for.
+func (c *config) keyHeaders() map[string]bool {
+	headers := map[string]bool{}
+	for _, r := range c.Routes {
+		if r.Auth != nil {
+			headers[http.CanonicalHeaderKey(r.Auth.APIKey)] = true
+		}
+	}
+	return headers
+}
+
 // ServeHTTP answers 401, or has the next handler know whose key it is. The key itself goes no
-// further.
+// further than this, by Rewrite.
 func (x *auth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	given := r.Header.Values(x.header)
 	name := ""
@@ -46,8 +58,7 @@ func (x *auth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	entryOf(r).apiKey = name
-	r.Header.Del(x.header) // the request is the gateway's own: accessLog has cloned it
-	r.Header.Set(consumerHeader, name)
+	r.Header.Set(consumerHeader, name) // the request is the gateway's own: accessLog has cloned it
 	x.next.ServeHTTP(w, r)
 }
 

@@ -26,6 +26,7 @@ func TestAPIKeys(t *testing.T) {
 routes:
   - {name: all, prefix: /, pool: a, auth: {api_key: X-API-Key}}
   - {name: hers, prefix: /hers, pool: a, auth: {api_key: Authorization, keys: [alice]}}
+  - {name: open, prefix: /open, pool: a}
 `)
 	for _, x := range []struct {
 		path   string
@@ -58,8 +59,14 @@ routes:
 		assert.Equal(t, 1, strings.Count(strings.ToLower(strings.ReplaceAll(body, "_", "-")), "x-consumer: "), body)
 		assert.NotContains(t, body, "key-of-", "the key has gone on to the backend")
 	}
+	// Also a key that is sent where none, or that of another header, is asked for goes no further.
+	for _, path := range []string{"/open", "/"} {
+		resp, body := f.get(t, path, "X-API-Key: key-of-bob", "Authorization: key-of-alice")
+		assert.Equal(t, 200, resp.StatusCode)
+		assert.NotContains(t, body, "key-of-")
+	}
 	s := f.status()
-	require.Len(t, s.Routes, 2)
+	require.Len(t, s.Routes, 3)
 	assert.EqualValues(t, 7, s.Routes[0].Unauthorized)
 	assert.EqualValues(t, 1, s.Routes[1].Unauthorized)
 	assert.NotContains(t, f.log.String(), "key-of-")

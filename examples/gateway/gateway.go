@@ -297,6 +297,7 @@ func (g *gateway) newReverseProxy(i int, r *route) (*httputil.ReverseProxy, erro
 		}
 		t.Sticky = &proxy.StickyCookie{Name: s.Cookie, Secret: secret, MaxAge: s.MaxAge, Insecure: s.Insecure}
 	}
+	keyHeaders := c.keyHeaders()
 	p, err := proxy.NewReverseProxy(r.pool.Pool, proxy.ReverseProxyConfig{
 		Transport:      t,
 		PreserveHost:   rc.PreserveHost,
@@ -311,6 +312,9 @@ func (g *gateway) newReverseProxy(i int, r *route) (*httputil.ReverseProxy, erro
 			}
 			// Again, as a client can have what is set before taken for the connection's, and removed:
 			// by Connection: X-Consumer.
+			for name := range keyHeaders {
+				pr.Out.Header.Del(name)
+			}
 			e := entryOf(pr.Out)
 			pr.Out.Header.Set(requestIDHeader, e.id)
 			if e.apiKey != "" {
