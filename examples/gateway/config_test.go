@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -152,19 +155,35 @@ func TestAllConfigErrors(t *testing.T) {
 	assert.Equal(t, []string{"x.yaml:2", "x.yaml:8", "x.yaml:14"}, at)
 }
 
-// A port that is taken is the listener's error, and then nothing is served.
+// A port that is taken is the listener's error, and then nothing is served, and nothing has begun.
 func TestListenErrors(t *testing.T) {
+	var checked atomic.Bool
+	endpoint := serveBackend(t, func(http.ResponseWriter, *http.Request) { checked.Store(true) })
+	file := filepath.Join(t.TempDir(), "access.log")
 	taken := echo(t, "taken").Listener.Addr().String()
 	for _, x := range []struct{ old, new, want string }{
 		{"  - address: 127.0.0.1:0\n", "  - address: 127.0.0.1:0\n  - address: " + taken + "\n", `x.yaml:3: listeners[1].address must be free: `},
-		{"routes:\n", "admin: {address: \"" + taken + "\"}\nroutes:\n", `x.yaml:11: admin.address must be free: `},
+		{"routes:\n", "admin: {address: \"" + taken + "\"}\nroutes:\n", `x.yaml:12: admin.address must be free: `},
 		{"  - address: 127.0.0.1:0\n", "  - address: 127.0.0.1:0\n    tls: {cert: no.pem, key: no.pem}\n", `x.yaml:3: listeners[0].tls must be a certificate and its key: `},
 	} {
-		c, err := parseConfig("x.yaml", []byte(strings.Replace(valid, x.old, x.new, 1)))
+		text := strings.NewReplacer(x.old, x.new, "http://127.0.0.1:1\n", endpoint.URL+"\n    health: {http: /healthz}\n").Replace(valid)
+		c, err := parseConfig("x.yaml", []byte(text+"access_log: "+file+"\n"))
 		require.NoError(t, err)
 		_, err = startServer(c, options{stdout: &lines{}, stderr: &lines{}})
 		require.ErrorContains(t, err, x.want)
+		require.NoFileExists(t, file)
 	}
+	assert.False(t, checked.Load(), "an endpoint was asked")
+
+	// And what else is wrong leaves no listener behind.
+	addr := closedPort(t)
+	c, err := parseConfig("x.yaml", []byte(strings.Replace(valid, "127.0.0.1:0", addr, 1)+"access_log: /no/such/directory/log\n"))
+	require.NoError(t, err)
+	_, err = startServer(c, options{stdout: &lines{}, stderr: &lines{}})
+	require.ErrorContains(t, err, "access_log")
+	l, err := net.Listen("tcp", addr)
+	require.NoError(t, err)
+	l.Close()
 }
 
 // The command says the same of a file, and does not start.

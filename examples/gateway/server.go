@@ -26,31 +26,27 @@ type server struct {
 	served sync.WaitGroup
 }
 
-// startServer opens all listeners, and then serves: if one of them cannot be opened, nothing was
-// served.
+// startServer opens all listeners, and then makes the gateway and serves: if one of them cannot be
+// opened, nothing was served, and no endpoint was asked for its health by a second gateway.
 func startServer(c *config, o options) (*server, error) {
-	g, err := newGateway(c, o)
-	if err != nil {
-		return nil, err
-	}
-	s := &server{gateway: g, failed: make(chan error, len(c.Listeners)+1)}
+	s := &server{failed: make(chan error, len(c.Listeners)+1)}
 	var listeners []net.Listener
 	fail := func(err error) (*server, error) {
 		for _, l := range listeners {
 			l.Close()
 		}
-		g.close()
 		return nil, err
 	}
+	var configs []*tls.Config
 	for i, lc := range c.Listeners {
-		server := g.newServer(limitStalls(lc.BodyIdleTimeout, g.handler))
+		var config *tls.Config
 		var leaf *x509.Certificate
 		if lc.TLS != nil {
 			cert, err := certificate(lc.TLS)
 			if err != nil {
 				return fail(c.errorAt([]any{"listeners", i, "tls"}, "must be a certificate and its key: %w", err))
 			}
-			server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+			config = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 			leaf = cert.Leaf
 		}
 		l, err := net.Listen("tcp", lc.Address)
@@ -59,7 +55,7 @@ func startServer(c *config, o options) (*server, error) {
 		}
 		listeners = append(listeners, l)
 		s.addrs, s.certs = append(s.addrs, l.Addr()), append(s.certs, leaf)
-		s.public = append(s.public, server)
+		configs = append(configs, config)
 	}
 	if a := c.Admin.Address; a != "" {
 		l, err := net.Listen("tcp", a)
@@ -68,6 +64,18 @@ func startServer(c *config, o options) (*server, error) {
 		}
 		listeners = append(listeners, l)
 		s.adminAddr = l.Addr()
+	}
+	g, err := newGateway(c, o)
+	if err != nil {
+		return fail(err)
+	}
+	s.gateway = g
+	for i, lc := range c.Listeners {
+		server := g.newServer(limitStalls(lc.BodyIdleTimeout, g.handler))
+		server.TLSConfig = configs[i]
+		s.public = append(s.public, server)
+	}
+	if s.adminAddr != nil {
 		s.back = g.newServer(g.admin())
 	}
 	for i, l := range listeners {
