@@ -21,6 +21,15 @@ func (c *config) check() error {
 	bad := func(at []any, format string, args ...any) {
 		errs = append(errs, c.errorAt(at, format, args...))
 	}
+	// To the decoder, auth: with all below it commented out is no auth, and the route is open.
+	c.walk(func(_, value *yaml.Node, at []any) {
+		if value.Kind == yaml.ScalarNode && value.ShortTag() == "!!null" {
+			bad(at, "must not be empty")
+		}
+	})
+	if errs != nil {
+		return errors.Join(errs...) // what else there would be is for the same reason
+	}
 	if len(c.Listeners) == 0 {
 		bad([]any{"listeners"}, "must be at least one")
 	}
@@ -241,6 +250,14 @@ func (c *config) checkPolicy(bad badFunc, at []any, p *policyConfig) {
 
 func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
 	of := func(steps ...any) []any { return append([]any{"routes", i}, steps...) }
+	for field, none := range map[string]bool{
+		"hosts": r.Hosts != nil && len(r.Hosts) == 0, "methods": r.Methods != nil && len(r.Methods) == 0,
+		"headers": r.Headers != nil && len(r.Headers) == 0,
+	} {
+		if none {
+			bad(of(field), "must be at least one, or be left out, which is any")
+		}
+	}
 	for j, h := range r.Hosts {
 		name := strings.TrimPrefix(h, "*.")
 		if name == "" || strings.ContainsAny(name, "*:/ ") || strings.ToLower(name) != name {
@@ -338,6 +355,9 @@ func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
 		}
 		if len(c.APIKeys) == 0 {
 			bad(of("auth"), "needs api_keys, and there are none")
+		}
+		if a.Keys != nil && len(a.Keys) == 0 {
+			bad(of("auth", "keys"), "must be at least one, or be left out, which is all of api_keys")
 		}
 		for j, name := range a.Keys {
 			if !slices.ContainsFunc(c.APIKeys, func(k apiKeyConfig) bool { return k.Name == name }) {

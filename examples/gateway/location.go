@@ -81,19 +81,30 @@ func kinds(goType string) string {
 // has one; or of the first in that line.
 func (c *config) pathAt(line int, is func(key, value *yaml.Node) bool) []any {
 	var found, first []any
+	c.walk(func(key, value *yaml.Node, at []any) {
+		on := value.Line
+		if key != nil {
+			on = key.Line
+		}
+		if first == nil && on == line {
+			first = at
+		}
+		if found == nil && (on == line || value.Line == line) && is(key, value) {
+			found = at
+		}
+	})
+	if found == nil {
+		return first
+	}
+	return found
+}
+
+// walk calls visit for each node below the top, with its key, if it has one, and its path.
+func (c *config) walk(visit func(key, value *yaml.Node, at []any)) {
 	var walk func(n *yaml.Node, at []any)
 	walk = func(n *yaml.Node, at []any) {
-		visit := func(key, value *yaml.Node, at []any) {
-			on := value.Line
-			if key != nil {
-				on = key.Line
-			}
-			if first == nil && on == line {
-				first = at
-			}
-			if found == nil && (on == line || value.Line == line) && is(key, value) {
-				found = at
-			}
+		each := func(key, value *yaml.Node, at []any) {
+			visit(key, value, at)
 			walk(value, at)
 		}
 		switch n.Kind {
@@ -101,19 +112,15 @@ func (c *config) pathAt(line int, is func(key, value *yaml.Node) bool) []any {
 			walk(n.Content[0], at)
 		case yaml.SequenceNode:
 			for i, v := range n.Content {
-				visit(nil, v, append(slices.Clip(at), i))
+				each(nil, v, append(slices.Clip(at), i))
 			}
 		case yaml.MappingNode:
 			for i := 0; i+1 < len(n.Content); i += 2 {
-				visit(n.Content[i], n.Content[i+1], append(slices.Clip(at), n.Content[i].Value))
+				each(n.Content[i], n.Content[i+1], append(slices.Clip(at), n.Content[i].Value))
 			}
 		}
 	}
 	walk(c.root, nil)
-	if found == nil {
-		return first
-	}
-	return found
 }
 
 // lookup returns the node at a path, or the nearest one above it, and its key.
