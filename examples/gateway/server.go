@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,10 @@ type server struct {
 	back   *http.Server // the admin's
 	failed chan error
 	served sync.WaitGroup
+
+	inFlight atomic.Int64 // of the public
+	serving  context.Context
+	cut      context.CancelFunc // ends serving, and all requests
 }
 
 // startServer opens all listeners, and then makes the gateway and serves: if one of them cannot be
@@ -70,8 +75,10 @@ func startServer(c *config, o options) (*server, error) {
 		return fail(err)
 	}
 	s.gateway = g
+	s.serving, s.cut = context.WithCancel(context.Background())
 	for i, lc := range c.Listeners {
-		server := g.newServer(limitStalls(lc.BodyIdleTimeout, g.handler))
+		server := g.newServer(s.counted(limitStalls(lc.BodyIdleTimeout, g.handler)))
+		server.BaseContext = func(net.Listener) context.Context { return s.serving }
 		server.TLSConfig = configs[i]
 		s.public = append(s.public, server)
 	}
@@ -141,25 +148,63 @@ func (s *server) stop(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.Shutdown.Timeout)
 	defer cancel()
-	errs := make([]error, len(s.public))
+	var late atomic.Bool
 	var stopping sync.WaitGroup
-	for i, p := range s.public {
-		stopping.Go(func() { errs[i] = shutdown(ctx, p) })
+	for _, p := range s.public {
+		stopping.Go(func() {
+			if p.Shutdown(ctx) != nil {
+				late.Store(true)
+				p.Close()
+			}
+		})
 	}
 	stopping.Wait()
+	if !s.allAnswered(ctx) { // Shutdown does not wait for WebSockets
+		late.Store(true)
+	}
+	s.cut()
+	if late.Load() { // handlers see that their requests have ended, and write what is for the log
+		soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), cutOffTime)
+		s.allAnswered(soon)
+		cancel()
+	}
 	close(s.stopped) // the streams of the status
-	if s.back != nil {
-		errs = append(errs, shutdown(ctx, s.back))
+	if s.back != nil && s.back.Shutdown(ctx) != nil {
+		s.back.Close() // what is shown there is no client's
 	}
 	s.served.Wait()
 	s.close()
-	return errors.Join(errs...)
-}
-
-func shutdown(ctx context.Context, s *http.Server) error {
-	if err := s.Shutdown(ctx); err != nil {
-		s.Close()
+	if late.Load() {
 		return errors.New("requests were still in flight when the time was over, and were cut off")
 	}
 	return nil
+}
+
+const (
+	cutOffTime  = time.Second // for handlers to end whose requests were cut off
+	answeredPer = 5 * time.Millisecond
+)
+
+// counted counts the requests in flight, among which WebSockets are.
+func (s *server) counted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.inFlight.Add(1)
+		defer s.inFlight.Add(-1)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// allAnswered waits until no request is in flight, or ctx ends. As Shutdown does, it looks again and
+// again.
+func (s *server) allAnswered(ctx context.Context) bool {
+	ticker := time.NewTicker(answeredPer)
+	defer ticker.Stop()
+	for s.inFlight.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return s.inFlight.Load() == 0
+		case <-ticker.C:
+		}
+	}
+	return true
 }

@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -120,6 +122,64 @@ func TestShutdownTimeout(t *testing.T) {
 	<-here
 	require.ErrorContains(t, f.stop(t.Context()), "requests were still in flight")
 	require.Error(t, <-cut)
+}
+
+// A WebSocket is a request in flight, too, though http.Server knows nothing of it any more.
+func TestShutdownWebSocket(t *testing.T) {
+	a := serveBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Upgrade", "echo")
+		w.Header().Set("Connection", "Upgrade")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		_, _ = io.Copy(c, rw)
+	})
+	open := func(timeout string) (f *fixture, conn net.Conn, r *bufio.Reader) {
+		f = startGateway(t, "shutdown: {timeout: "+timeout+"}\n"+pools(map[string]*httptest.Server{"a": a})+"routes: [{name: r, prefix: /, pool: a}]\n")
+		conn = f.dial(t)
+		fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		r = bufio.NewReader(conn)
+		resp, err := http.ReadResponse(r, nil)
+		require.NoError(t, err)
+		require.Equal(t, 101, resp.StatusCode)
+		return f, conn, r
+	}
+
+	// One that ends in time is waited for.
+	f, conn, r := open("1m")
+	stopped := make(chan error)
+	go func() { stopped <- f.stop(t.Context()) }()
+	eventually(t, func() bool {
+		c, err := net.Dial("tcp", f.addrs[0].String())
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	}, "new connections are refused")
+	fmt.Fprint(conn, "hello")
+	hello := make([]byte, 5)
+	_, err := io.ReadFull(r, hello)
+	require.NoError(t, err)
+	select {
+	case err := <-stopped:
+		t.Fatal("stopped with a WebSocket open:", err)
+	default:
+	}
+	conn.Close()
+	require.NoError(t, <-stopped)
+	assert.Contains(t, f.log.String(), `"status":101`)
+
+	// Another is cut off.
+	f, _, r = open("20ms")
+	require.ErrorContains(t, f.stop(t.Context()), "requests were still in flight")
+	_, err = r.ReadByte()
+	require.Error(t, err)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "it is open still")
+	assert.Contains(t, f.log.String(), `"status":101`)
 }
 
 // What is known of endpoints that stay is kept, and a config that is wrong, or has something else
