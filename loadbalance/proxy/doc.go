@@ -61,7 +61,8 @@
 // # Servers
 //
 // NewReverseProxy returns a handler. Its server should have ReadHeaderTimeout and IdleTimeout set; and
-// for endpoints that answer while they still get the body, over HTTP/1, the handler must be called
+// ReadTimeout, or a deadline of http.ResponseController, as otherwise a client that does not send the body
+// it has announced is waited for without an end, also with TryTimeout. And for endpoints that answer while they still get the body, over HTTP/1, the handler must be called
 // after http.ResponseController.EnableFullDuplex, as package net/http otherwise reads the body to its
 // end first.
 //

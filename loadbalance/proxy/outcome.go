@@ -14,10 +14,12 @@ import (
 // Classify returns the Outcome of an HTTP request by the status of its answer, or by the error if there
 // is one: OK below 400; Overload for 429 and 503; Timeout for 504; ClientError for 501, 505, and others
 // below 500; and ServerError for the others. Of errors, those of connecting, with the handshake of TLS,
-// are ConnectError, and others as loadbalance.OutcomeOf has them. It knows nothing of gRPC, where
-// failures have status 200.
+// are ConnectError; ErrRequestBody is Canceled; and others are as loadbalance.OutcomeOf has them. It
+// knows nothing of gRPC, where failures have status 200.
 func Classify(resp *http.Response, err error) loadbalance.Outcome {
 	switch {
+	case err != nil && errors.Is(err, ErrRequestBody): // which may wrap any
+		return loadbalance.Canceled
 	case err != nil && neverSent(err):
 		return loadbalance.ConnectError
 	case err != nil || resp == nil:
@@ -82,8 +84,11 @@ func (e *Error) Timeout() bool {
 // What happens after the handshake of TLS is never taken for that. Some of what happens in it is not
 // either: an alert of the other side looks the same at any time.
 func neverSent(err error) bool {
-	if err == errNoURL {
+	switch {
+	case err == errNoURL:
 		return true
+	case errors.Is(err, ErrRequestBody):
+		return false
 	}
 	var op *net.OpError
 	var cert *tls.CertificateVerificationError

@@ -1,12 +1,16 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // ErrRequestBody is in the errors of requests whose body could not be read: it is the caller's failure,
@@ -31,12 +35,74 @@ type replay struct {
 	done  atomic.Bool   // there will be no other
 	shut  atomic.Uint64 // the number of the last reader that was closed, and one more
 	once  sync.Once     // closes src
-	fails atomic.Bool   // src has returned an error
-	waits atomic.Bool   // src is being read
+	progress
 
 	mu   sync.Mutex // held while src is read, so that one reader has it at a time
 	kept []byte     // all that was read, while there can be another reader
 	err  error      // what src returned last, or nil
+}
+
+// A progress is what is known of the body that the caller provides, while tries send it.
+type progress struct {
+	fails atomic.Bool  // it has returned an error
+	waits atomic.Bool  // it is being read
+	start time.Time    // zero: nobody asks for idle
+	last  atomic.Int64 // when a try has begun or read of it, in nanoseconds since start
+}
+
+// moved says that a try has begun, or has got something.
+func (p *progress) moved() {
+	if !p.start.IsZero() {
+		p.last.Store(int64(time.Since(p.start)))
+	}
+}
+
+// idle returns for how long the body has not been read. While the caller is waited for, that is 0.
+func (p *progress) idle() time.Duration {
+	if p.waits.Load() {
+		return 0
+	}
+	return time.Since(p.start) - time.Duration(p.last.Load())
+}
+
+// read reads from src, which is the caller's.
+func (p *progress) read(src io.Reader, b []byte) (int, error) {
+	p.waits.Store(true)
+	n, err := src.Read(b)
+	p.moved()
+	p.waits.Store(false)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", ErrRequestBody, err)
+		p.fails.Store(true)
+	}
+	return n, err
+}
+
+// A watched is a body from GetBody of a request, or the first one.
+type watched struct {
+	io.ReadCloser
+	p *progress
+}
+
+func (w *watched) Read(b []byte) (int, error) { return w.p.read(w.ReadCloser, b) }
+
+var (
+	nopCloser         = reflect.TypeOf(io.NopCloser(struct{ io.Reader }{}))
+	nopCloserWriterTo = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
+)
+
+// inMemory reports whether a body is one that http.NewRequest knows: then nobody need watch it, as it
+// does not fail, and package net/http sends it with the header, in one piece, if it can see what it is.
+func inMemory(r io.Reader) bool {
+	switch r.(type) {
+	case *bytes.Reader, *bytes.Buffer, *strings.Reader:
+		return true
+	}
+	if t := reflect.TypeOf(r); t == nopCloser || t == nopCloserWriterTo {
+		r, ok := reflect.ValueOf(r).Field(0).Interface().(io.Reader)
+		return ok && inMemory(r)
+	}
+	return false
 }
 
 // newReplay returns a replay of src, which has size bytes, or a number that is not known if it is negative.
@@ -102,19 +168,14 @@ func (b *replayReader) Read(p []byte) (int, error) {
 	if s&1 == 0 && b.off < len(r.kept) {
 		n := copy(p, r.kept[b.off:])
 		b.off += n
+		r.moved()
 		return n, nil
 	}
 	if r.err != nil {
 		return 0, r.err
 	}
-	r.waits.Store(true)
-	n, err := r.src.Read(p)
-	r.waits.Store(false)
+	n, err := r.read(r.src, p)
 	if err != nil {
-		if err != io.EOF {
-			err = fmt.Errorf("%w: %w", ErrRequestBody, err)
-			r.fails.Store(true)
-		}
 		r.err = err
 	}
 	if n <= 0 || s&1 != 0 {

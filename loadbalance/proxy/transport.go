@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sysblocks/sysblocks/loadbalance"
@@ -31,7 +32,9 @@ type TransportConfig struct {
 	// Ratio 0.2.
 	Budget *loadbalance.Budget
 	// TryTimeout is how long each try may take to the header of the answer, after which it is given up,
-	// and perhaps another endpoint tried. The body may take longer. 0: no limit but that of the
+	// and perhaps another endpoint tried. The body may take longer. While the body of the request is
+	// sent, the time begins anew with each part that Base takes of it, and does not run while Base waits
+	// for the caller; but for one in memory, as http.NewRequest has it. 0: no limit but that of the
 	// request's context.
 	TryTimeout time.Duration
 	// Backoff bounds the wait before a retry when all endpoints have been tried: it is random up to
@@ -172,6 +175,12 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			size = -1
 		}
 		b.replay = newReplay(req.Body, size, most)
+		b.progress = &b.replay.progress
+	} else if hasBody(req) && !inMemory(req.Body) {
+		b.progress = new(progress)
+	}
+	if b.progress != nil && t.config.TryTimeout > 0 {
+		b.progress.start = time.Now()
 	}
 	if req.URL == nil {
 		b.finish(false)
@@ -264,10 +273,11 @@ const bufferedUnsafe = 4 << 10
 
 // A body is that of a request, for each of its tries.
 type body struct {
-	req    *http.Request
-	replay *replay       // nil: there is none, or the request has GetBody
-	again  io.ReadCloser // for the next try; nil: this is the first, or there is none
-	opened bool          // Base has the request's own, and closes it
+	req      *http.Request
+	replay   *replay       // nil: there is none, or the request has GetBody
+	progress *progress     // nil: there is none, or it is in memory
+	again    io.ReadCloser // for the next try; nil: this is the first, or there is none
+	opened   bool          // Base has the request's own, and closes it
 }
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
@@ -282,8 +292,22 @@ func (b *body) set(out *http.Request) {
 		out.Body = b.replay.first()
 	default:
 		b.opened = true
+		if b.progress != nil {
+			out.Body = &watched{b.req.Body, b.progress}
+		}
 	}
-	if b.replay != nil && b.replay.max > 0 {
+	switch {
+	case b.progress == nil:
+	case b.replay == nil:
+		get, p := b.req.GetBody, b.progress
+		out.GetBody = func() (io.ReadCloser, error) {
+			again, err := get()
+			if err != nil {
+				return nil, err
+			}
+			return &watched{again, p}, nil
+		}
+	case b.replay.max > 0:
 		out.GetBody = b.replay.getBody
 	}
 }
@@ -300,6 +324,9 @@ func (b *body) rewind() bool {
 		}
 	case b.req.GetBody != nil:
 		if again, err := b.req.GetBody(); err == nil {
+			if b.progress != nil {
+				again = &watched{again, b.progress}
+			}
 			b.again = again
 			return true
 		}
@@ -311,10 +338,7 @@ func (b *body) rewind() bool {
 func (b *body) spoiled() bool { return b.replay != nil && b.replay.spoiled() }
 
 // failed reports whether the body could not be read.
-func (b *body) failed() bool { return b.replay != nil && b.replay.fails.Load() }
-
-// awaited reports whether the caller has not sent what Base waits for.
-func (b *body) awaited() bool { return b.replay != nil && b.replay.waits.Load() }
+func (b *body) failed() bool { return b.progress != nil && b.progress.fails.Load() }
 
 // finish says that there will be no other try, and closes what no try has got.
 func (b *body) finish(answered bool) {
@@ -331,18 +355,20 @@ func (b *body) finish(answered bool) {
 
 // A call is a try: what it needs is allocated at once. After that it is the body of the answer.
 type call struct {
-	t       *Transport
-	number  int // of the try
-	waits   int // how often there was a wait before
-	lease   loadbalance.Lease[*url.URL]
-	cancel  context.CancelCauseFunc // of the context of TryTimeout, or nil
-	outcome loadbalance.Outcome     // by the header of the answer, or the error
-	caller  bool                    // it failed for what the caller did
-	ctx     context.Context         // of the request
-	resp    *http.Response
-	body    io.ReadCloser
-	url     url.URL
-	out     http.Request
+	t        *Transport
+	number   int // of the try
+	waits    int // how often there was a wait before
+	lease    loadbalance.Lease[*url.URL]
+	cancel   context.CancelCauseFunc // of the context of TryTimeout, or nil
+	outcome  loadbalance.Outcome     // by the header of the answer, or the error
+	caller   bool                    // it failed for what the caller did
+	state    atomic.Int32            // waiting, returned or late
+	progress *progress               // of the body, if there is TryTimeout
+	ctx      context.Context         // of the request
+	resp     *http.Response
+	body     io.ReadCloser
+	url      url.URL
+	out      http.Request
 }
 
 // end ends the request in flight.
@@ -378,7 +404,7 @@ func (c *call) try(req *http.Request, b *body) (resp *http.Response, err error) 
 		resp, err = c.send(req, u, b)
 	}
 	switch {
-	case err != nil && (gaveUp(req) != nil || b.failed() || notValid(err) || b.awaited() && errors.Is(err, ErrTryTimeout)):
+	case err != nil && (gaveUp(req) != nil || b.failed() || notValid(err)):
 		c.caller, c.outcome = true, loadbalance.Canceled
 	default:
 		c.outcome = config.Outcome(resp, err)
@@ -402,13 +428,17 @@ func (c *call) try(req *http.Request, b *body) (resp *http.Response, err error) 
 
 // send has Base send the request to u.
 func (c *call) send(req *http.Request, u *url.URL, b *body) (*http.Response, error) {
-	var timer *time.Timer
+	timed := c.t.config.TryTimeout > 0
 	if d := c.t.config.TryTimeout; d == 0 {
 		c.out = *req // not Clone: of what the two share, nothing is changed
 	} else {
 		var ctx context.Context
 		ctx, c.cancel = context.WithCancelCause(c.ctx)
-		timer = time.AfterFunc(d, func() { c.cancel(ErrTryTimeout) })
+		if c.progress = b.progress; c.progress != nil {
+			c.progress.moved()
+		}
+		timer := time.AfterFunc(d, c.late)
+		defer timer.Stop()
 		c.out = *req.WithContext(ctx)
 	}
 	c.url = *req.URL
@@ -421,7 +451,7 @@ func (c *call) send(req *http.Request, u *url.URL, b *body) (*http.Response, err
 	}
 	b.set(&c.out)
 	resp, err := c.t.config.Base.RoundTrip(&c.out)
-	if timer != nil && !timer.Stop() && c.ctx.Err() == nil {
+	if timed && !c.state.CompareAndSwap(waiting, returned) && c.ctx.Err() == nil {
 		if resp != nil {
 			resp.Body.Close()
 		}
@@ -441,6 +471,30 @@ func (c *call) send(req *http.Request, u *url.URL, b *body) (*http.Response, err
 		return nil, fmt.Errorf("loadbalance/proxy: answer with status %03d", resp.StatusCode)
 	}
 	return resp, nil
+}
+
+// What a call with TryTimeout does.
+const (
+	waiting  = iota // for Base
+	returned        // Base has
+	late            // TryTimeout has passed before
+)
+
+// late gives up the try if TryTimeout has passed. The time begins anew with each part of the body that
+// is read, and does not run while the caller is waited for: how long sending takes is the caller's matter
+// as long as the endpoint takes what comes.
+func (c *call) late() {
+	if c.progress != nil {
+		if left := c.t.config.TryTimeout - c.progress.idle(); left > 0 {
+			if c.state.Load() == waiting {
+				time.AfterFunc(left, c.late)
+			}
+			return
+		}
+	}
+	if c.state.CompareAndSwap(waiting, late) {
+		c.cancel(ErrTryTimeout)
+	}
 }
 
 // joinURL makes u one of the endpoint.

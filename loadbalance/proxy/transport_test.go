@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -1010,67 +1011,150 @@ func TestStaleConnections(t *testing.T) {
 	}
 }
 
-// What a caller does not send in time is no endpoint's fault: it would have it ejected.
+// Sending a body takes as long as the caller likes, if the endpoint takes it.
 func TestSlowCaller(t *testing.T) {
+	type sent struct {
+		first, then time.Duration // waits of the caller, in a body of three parts
+	}
 	for _, x := range []struct {
-		name              string
-		deadline, try     time.Duration
-		sends             bool // the caller has sent all, and the endpoint is slow
-		canceled, timeout uint64
+		name     string
+		deadline time.Duration
+		caller   sent
+		reads    int           // parts that the endpoint reads
+		answers  time.Duration // after that
+		want     loadbalance.Outcome
+		took     time.Duration
 	}{
-		{"deadline", time.Second, 0, false, 1, 0},
-		{"try", 0, time.Second, false, 1, 0},
-		{"deadline, slow endpoint", time.Second, 0, true, 1, 0},
-		{"try, slow endpoint", 0, time.Second, true, 0, 1},
+		{"the caller stalls until its deadline", 5 * time.Second, sent{time.Hour, 0}, 3, 0, loadbalance.Canceled, 5 * time.Second},
+		{"the caller stalls, but not for ever", 0, sent{time.Hour, 0}, 3, 0, loadbalance.OK, time.Hour},
+		{"the caller is slow", 0, sent{900 * time.Millisecond, 5 * time.Second}, 3, 999 * time.Millisecond, loadbalance.OK, 6899 * time.Millisecond},
+		{"the endpoint is slow to answer", 0, sent{900 * time.Millisecond, 0}, 3, 2 * time.Second, loadbalance.Timeout, 1900 * time.Millisecond},
+		{"the endpoint is slow to read", 0, sent{}, 2, time.Hour, loadbalance.Timeout, time.Second},
+		{"the endpoint is slow to read what came late", 0, sent{3 * time.Second, 0}, 2, time.Hour, loadbalance.Timeout, 4 * time.Second},
+		{"neither is slow", 0, sent{}, 3, time.Second / 2, loadbalance.OK, time.Second / 2},
 	} {
-		t.Run(x.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
-				tr := newTransport(t, pool, TransportConfig{TryTimeout: x.try, Tries: 1, Base: roundTrip(func(r *http.Request) (*http.Response, error) {
-					go io.Copy(io.Discard, r.Body)
-					<-r.Context().Done()
-					return nil, r.Context().Err()
-				})})
-				tr.buffer = 1 << 10
-				body, w := io.Pipe()
-				go func() {
-					w.Write([]byte("some"))
-					if x.sends {
+		for _, again := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s %v", x.name, again), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
+					tr := newTransport(t, pool, TransportConfig{TryTimeout: time.Second, Tries: 1, Base: roundTrip(func(r *http.Request) (*http.Response, error) {
+						answer := make(chan struct{})
+						go func() {
+							defer close(answer)
+							for range x.reads {
+								if n, err := r.Body.Read(make([]byte, 10)); n == 0 && err != nil {
+									return
+								}
+							}
+							select {
+							case <-time.After(x.answers):
+							case <-r.Context().Done():
+							}
+						}()
+						select {
+						case <-answer:
+							return reply(200, "ok"), r.Context().Err()
+						case <-r.Context().Done():
+							return nil, r.Context().Err()
+						}
+					})})
+					tr.buffer = 1 << 10
+					body, w := io.Pipe()
+					go func() {
+						w.Write([]byte("one"))
+						time.Sleep(x.caller.first)
+						w.Write([]byte("two"))
+						time.Sleep(x.caller.then)
+						w.Write([]byte("three"))
 						w.Close()
+					}()
+					ctx, cancel := t.Context(), func() {}
+					if x.deadline > 0 {
+						ctx, cancel = context.WithTimeout(ctx, x.deadline)
 					}
-				}()
-				ctx, cancel := t.Context(), func() {}
-				if x.deadline > 0 {
-					ctx, cancel = context.WithTimeout(ctx, x.deadline)
-				}
-				defer cancel()
-				_, err := tr.RoundTrip(newRequest(t, "PUT", "http://s", body).WithContext(ctx))
-				require.Error(t, err)
-				require.Equal(t, x.canceled, outcomes(pool, 0, loadbalance.Canceled))
-				require.Equal(t, x.timeout, outcomes(pool, 0, loadbalance.Timeout))
-				w.Close()
+					defer cancel()
+					req := newRequest(t, "PUT", "http://s", body).WithContext(ctx)
+					if again {
+						req.GetBody = func() (io.ReadCloser, error) { panic("not asked") }
+					}
+					start := time.Now()
+					resp, err := tr.RoundTrip(req)
+					require.Equal(t, x.took, time.Since(start))
+					if x.want == loadbalance.OK {
+						require.NoError(t, err)
+						require.Equal(t, "ok", slurp(t, resp))
+						time.Sleep(time.Hour) // nothing ends the context later
+					} else {
+						require.Error(t, err)
+						require.Equal(t, x.want == loadbalance.Timeout, errors.Is(err, ErrTryTimeout))
+					}
+					require.EqualValues(t, 1, outcomes(pool, 0, x.want))
+					body.Close()
+					time.Sleep(2 * time.Hour) // all goroutines end
+				})
 			})
-		})
+		}
 	}
 }
 
-// A context may be that of dialing only: the connection after status 101 outlives it.
-func TestUpgradeOutlivesContext(t *testing.T) {
+// A body is the caller's also if it can be had again; and what is in its error says nothing of the
+// endpoint, not even that nothing was sent.
+func TestGetBodyFails(t *testing.T) {
+	for _, method := range []string{"PUT", "POST"} {
+		for _, own := range []error{errors.New("disk on fire"), refused} {
+			var got atomic.Int32
+			backend := newBackend(t, func(w http.ResponseWriter, r *http.Request) {
+				got.Add(1)
+				io.Copy(io.Discard, r.Body)
+			})
+			pool := newPool(t, loadbalance.Config[*url.URL]{}, backend.URL, backend.URL)
+			tr := newTransport(t, pool, TransportConfig{})
+			req := newRequest(t, method, "http://s", nil)
+			req.GetBody = func() (io.ReadCloser, error) {
+				return io.NopCloser(io.MultiReader(strings.NewReader(strings.Repeat("x", 10000)), errReader{own})), nil
+			}
+			req.Body, _ = req.GetBody()
+			req.ContentLength = -1
+			_, err := tr.RoundTrip(req)
+			require.ErrorIs(t, err, ErrRequestBody)
+			require.ErrorIs(t, err, own)
+			require.EqualValues(t, 1, picked(pool, 0)+picked(pool, 1))
+			require.EqualValues(t, 1, outcomes(pool, 0, loadbalance.Canceled)+outcomes(pool, 1, loadbalance.Canceled))
+			require.LessOrEqual(t, got.Load(), int32(1))
+			require.NotEqual(t, loadbalance.ConnectError, Classify(nil, err))
+		}
+	}
+}
+
+// Base sees what it can send in one piece; other bodies that can be had again are watched, those that
+// Base gets by itself, too.
+func TestInMemory(t *testing.T) {
 	pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
-	here, there := net.Pipe()
-	tr := newTransport(t, pool, TransportConfig{Base: roundTrip(func(*http.Request) (*http.Response, error) {
-		resp := reply(101, "")
-		resp.Body = there
-		return resp, nil
-	})})
-	ctx, cancel := context.WithCancel(t.Context())
-	resp, err := tr.RoundTrip(newRequest(t, "GET", "http://s", nil).WithContext(ctx))
+	file, err := os.Open(os.DevNull)
 	require.NoError(t, err)
-	cancel()
-	go io.WriteString(here, "ping")
-	_, err = io.ReadFull(resp.Body, make([]byte, 4))
-	require.NoError(t, err)
-	require.EqualValues(t, 1, inFlight(pool))
-	require.NoError(t, resp.Body.Close())
-	require.Zero(t, inFlight(pool))
+	defer file.Close()
+	for _, x := range []struct {
+		body io.Reader
+		want bool
+	}{
+		{strings.NewReader("x"), true}, {bytes.NewReader([]byte("x")), true}, {bytes.NewBufferString("x"), true},
+		{file, false}, {io.NopCloser(file), false}, {io.NopCloser(errReader{io.EOF}), false}, {struct{ io.Reader }{}, false},
+	} {
+		require.Equal(t, x.want, inMemory(x.body))
+		req := newRequest(t, "PUT", "http://s", x.body)
+		if req.GetBody == nil {
+			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(errReader{io.ErrNoProgress}), nil }
+		}
+		tr := newTransport(t, pool, TransportConfig{Base: roundTrip(func(r *http.Request) (*http.Response, error) {
+			require.Equal(t, x.want, r.Body == req.Body)
+			again, err := r.GetBody()
+			require.NoError(t, err)
+			_, err = again.Read(make([]byte, 1))
+			require.Equal(t, !x.want, errors.Is(err, ErrRequestBody))
+			return reply(200, ""), nil
+		})})
+		resp, err := tr.RoundTrip(req)
+		require.NoError(t, err)
+		slurp(t, resp)
+	}
 }
