@@ -54,7 +54,7 @@ func (k *link) pump(dst, src net.Conn, moved *int64, total *atomic.Uint64) error
 			written, failed := dst.Write(buf[:n])
 			count(int64(written))
 			if failed != nil {
-				return k.late(failed)
+				return &writeError{k.late(failed)}
 			}
 		}
 		switch {
@@ -110,6 +110,11 @@ func (k *link) pump(dst, src net.Conn, moved *int64, total *atomic.Uint64) error
 		}
 	}
 }
+
+// A writeError is that of the side that bytes are written to. (That of splicing may be, too.)
+type writeError struct{ error }
+
+func (e *writeError) Unwrap() error { return e.error }
 
 // arm sets deadlines: for reading, when the connection would be idle for too long; and for writing, so
 // much later that it cannot pass while there is time for reading.

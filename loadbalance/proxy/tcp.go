@@ -288,7 +288,7 @@ type link struct {
 
 	once sync.Once // sets what is below
 	err  error     // the first
-	down bool      // it was that of reading from the endpoint, or of writing to the client
+	down bool      // it was that of reading from the endpoint
 }
 
 var errIdle = fmt.Errorf("loadbalance/proxy: idle for longer than IdleTimeout: %w", os.ErrDeadlineExceeded)
@@ -417,9 +417,9 @@ func (k *link) relay(endpoint net.Conn) loadbalance.Outcome {
 	switch {
 	case k.err != nil && k.p.stopped.Err() != nil:
 		return loadbalance.Canceled
-	case k.down && k.received == 0 && !errors.Is(k.err, errIdle):
-		// It took the connection, and cut it before it said anything. There was nothing to be written
-		// to the client, so that has not failed.
+	case k.down && k.sent == 0 && k.received == 0 && !errors.Is(k.err, errIdle):
+		// It took the connection, and cut it before it got or said anything. What a client sends may be
+		// why it is cut: a server that closes a connection of which it has not read all resets it.
 		return loadbalance.ServerError
 	}
 	return loadbalance.OK
@@ -430,7 +430,13 @@ func (k *link) ended(err error, down bool, endpoint net.Conn) {
 	if err == nil {
 		return
 	}
-	k.once.Do(func() { k.err, k.down = err, down })
+	k.once.Do(func() {
+		var writing *writeError
+		if errors.As(err, &writing) {
+			err, down = writing.error, false
+		}
+		k.err, k.down = err, down
+	})
 	k.client.Close()
 	endpoint.Close()
 }

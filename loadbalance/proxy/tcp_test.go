@@ -550,29 +550,77 @@ func TestAcceptErrors(t *testing.T) {
 	})
 }
 
-// An endpoint that takes connections and cuts them off has failed; one that ends them has not.
+// An endpoint that takes connections and cuts them off has failed; one that ends them has not, nor has
+// one that cuts off what a client has sent, as that may be anything.
 func TestTCPOutcomes(t *testing.T) {
-	cut := tcpBackend(t, func(c *net.TCPConn) {
-		io.ReadFull(c, make([]byte, 4))
-		c.SetLinger(0)
-	})
 	for _, x := range []struct {
-		address string
-		want    loadbalance.Outcome
+		name string
+		f    func(*net.TCPConn)
+		send int
+		want loadbalance.Outcome
 	}{
-		{cut, loadbalance.ServerError},
-		{tcpBackend(t, func(c *net.TCPConn) { io.ReadFull(c, make([]byte, 4)) }), loadbalance.OK},
+		{"cut at once", func(c *net.TCPConn) { c.SetLinger(0) }, 0, loadbalance.ServerError},
+		{"ended at once", func(c *net.TCPConn) {}, 0, loadbalance.OK},
+		{"cut after it has got something", func(c *net.TCPConn) {
+			io.ReadFull(c, make([]byte, 4))
+			c.SetLinger(0)
+		}, 4, loadbalance.OK},
+		{"ended after it has got something", func(c *net.TCPConn) { io.ReadFull(c, make([]byte, 4)) }, 4, loadbalance.OK},
+		{"ended while there is more", func(c *net.TCPConn) { io.ReadFull(c, make([]byte, 4)) }, 50000, loadbalance.OK},
 	} {
-		pool := tcpPool(t, loadbalance.Config[string]{}, x.address)
-		ended := make(chan Conn, 1)
-		_, address := serveTCP(t, pool, TCPConfig{OnConn: func(c Conn) { ended <- c }})
-		c := dial(t, address)
-		c.Write([]byte("ping"))
-		gone(t, c)
-		c.Close()
-		require.Equal(t, x.want, (<-ended).Outcome)
+		t.Run(x.name, func(t *testing.T) {
+			dialed := make(chan struct{}) // otherwise to dial may fail
+			pool := tcpPool(t, loadbalance.Config[string]{}, tcpBackend(t, func(c *net.TCPConn) {
+				<-dialed
+				x.f(c)
+			}))
+			ended := make(chan Conn, 1)
+			_, address := serveTCP(t, pool, TCPConfig{
+				OnConn: func(c Conn) { ended <- c },
+				Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+					defer close(dialed)
+					return new(net.Dialer).DialContext(ctx, network, address)
+				},
+			})
+			c := dial(t, address)
+			c.Write(make([]byte, x.send))
+			io.Copy(io.Discard, c)
+			c.Close()
+			require.Equal(t, x.want, (<-ended).Outcome)
+		})
 	}
 }
+
+// A client that resets its connection, so that the answer cannot be written, is no endpoint's failure.
+func TestTCPClientGone(t *testing.T) {
+	c := TCPConfig{}
+	ended := make(chan Conn, 1)
+	c.OnConn = func(c Conn) { ended <- c }
+	backend := tcpBackend(t, func(c *net.TCPConn) {
+		io.WriteString(c, "a banner")
+		io.Copy(io.Discard, c)
+	})
+	pool := tcpPool(t, loadbalance.Config[string]{}, backend)
+	p, err := NewTCPProxy(pool, c)
+	require.NoError(t, err)
+	l := newListener()
+	served := make(chan error, 1)
+	go func() { served <- p.Serve(l) }()
+	here, there := net.Pipe()
+	l.next <- noWriter{there}
+	x := <-ended
+	require.ErrorIs(t, x.Err, syscall.ECONNRESET)
+	require.Equal(t, loadbalance.OK, x.Outcome)
+	require.Zero(t, x.Received)
+	here.Close()
+	require.NoError(t, p.Close())
+	require.ErrorIs(t, <-served, ErrClosed)
+}
+
+// A noWriter is a connection that the other side has reset in the one direction.
+type noWriter struct{ net.Conn }
+
+func (noWriter) Write([]byte) (int, error) { return 0, syscall.ECONNRESET }
 
 // A client keeps its endpoint, by its address.
 func TestTCPHash(t *testing.T) {
