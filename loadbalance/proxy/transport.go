@@ -367,6 +367,7 @@ type call struct {
 	ctx      context.Context         // of the request
 	resp     *http.Response
 	body     io.ReadCloser
+	closed   atomic.Bool // by the caller
 	url      url.URL
 	out      http.Request
 }
@@ -647,7 +648,7 @@ func (c *call) broke(err error) {
 	switch {
 	case err == io.EOF:
 		c.end(c.outcome)
-	case gaveUp(&c.out) != nil || errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrBodyReadAfterClose):
+	case c.closed.Load() || gaveUp(&c.out) != nil || errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrBodyReadAfterClose):
 		c.end(loadbalance.Canceled) // the caller would wait no longer
 	default:
 		outcome := loadbalance.ServerError // a panic
@@ -658,6 +659,7 @@ func (c *call) broke(err error) {
 
 // Close closes the body of the answer.
 func (c *call) Close() error {
+	c.closed.Store(true)
 	defer c.end(c.outcome)
 	return c.body.Close()
 }

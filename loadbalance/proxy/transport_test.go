@@ -1158,3 +1158,34 @@ func TestInMemory(t *testing.T) {
 		slurp(t, resp)
 	}
 }
+
+// A Read that Close interrupts fails, with whatever error: for HTTP/2 that is one of its own.
+func TestCloseWhileReading(t *testing.T) {
+	pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
+	pr, pw := io.Pipe()
+	reading, read := make(chan struct{}), make(chan error)
+	tr := newTransport(t, pool, TransportConfig{Base: roundTrip(func(*http.Request) (*http.Response, error) {
+		resp := reply(200, "x")
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{
+			readFunc(func(p []byte) (int, error) { close(reading); return pr.Read(p) }),
+			closeFunc{f: func() {
+				pw.CloseWithError(errors.New("http2: response body closed"))
+				require.ErrorContains(t, <-read, "http2")
+			}},
+		}
+		return resp, nil
+	})})
+	resp, err := tr.RoundTrip(newRequest(t, "GET", "http://s", nil))
+	require.NoError(t, err)
+	go func() {
+		_, err := resp.Body.Read(make([]byte, 1))
+		read <- err
+	}()
+	<-reading
+	require.NoError(t, resp.Body.Close())
+	require.Zero(t, outcomes(pool, 0, loadbalance.ServerError))
+	require.Zero(t, inFlight(pool))
+}
