@@ -157,7 +157,7 @@ func newBase() *http.Transport {
 
 // RoundTrip sends a request to an endpoint, and to another if that fails and the request may be
 // retried; see the package comment for when. The request in flight ends when the body of the answer has
-// been read to its end, or is closed; its latency is the time to the header.
+// been read to its end, or is closed, or at once if there is none; its latency is the time to the header.
 //
 // It returns an Error if the last try has no answer, and the answer of the last try, with whatever
 // status, if it has. If there is no endpoint to try, its error wraps loadbalance.ErrUnavailable. A
@@ -619,6 +619,9 @@ func (c *call) answer(req *http.Request, resp *http.Response) *http.Response {
 		c.end(c.outcome)
 		return resp
 	}
+	if empty(req, resp) {
+		c.lease.Done(c.outcome) // who knows that there is none need not close the body, with package net/http
+	}
 	c.resp, c.body = resp, resp.Body
 	resp.Body = c
 	if resp.StatusCode == http.StatusSwitchingProtocols {
@@ -632,6 +635,12 @@ func (c *call) answer(req *http.Request, resp *http.Response) *http.Response {
 		}
 	}
 	return resp
+}
+
+// empty reports whether an answer has no body. That of 101 has no length, but is a connection.
+func empty(req *http.Request, resp *http.Response) bool {
+	return resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified ||
+		resp.StatusCode != http.StatusSwitchingProtocols && (resp.ContentLength == 0 || req.Method == http.MethodHead)
 }
 
 // Read reads the body of the answer.

@@ -1189,3 +1189,32 @@ func TestCloseWhileReading(t *testing.T) {
 	require.Zero(t, outcomes(pool, 0, loadbalance.ServerError))
 	require.Zero(t, inFlight(pool))
 }
+
+// An answer without a body is not in flight, even if it is never closed.
+func TestNoBody(t *testing.T) {
+	for _, x := range []struct {
+		method string
+		status int
+		length int64
+		ended  bool
+	}{
+		{"HEAD", 200, 10, true}, {"GET", 204, -1, true}, {"GET", 304, 10, true}, {"GET", 200, 0, true},
+		{"GET", 200, -1, false}, {"GET", 200, 10, false}, {"GET", 101, 0, false},
+	} {
+		pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
+		var ctx context.Context
+		tr := newTransport(t, pool, TransportConfig{TryTimeout: time.Hour, Base: roundTrip(func(r *http.Request) (*http.Response, error) {
+			ctx = r.Context()
+			resp := reply(x.status, "")
+			resp.ContentLength = x.length
+			return resp, nil
+		})})
+		resp, err := tr.RoundTrip(newRequest(t, x.method, "http://s", nil))
+		require.NoError(t, err)
+		require.Equal(t, x.ended, inFlight(pool) == 0, x)
+		require.NoError(t, ctx.Err())
+		resp.Body.Close()
+		require.Error(t, ctx.Err())
+		require.EqualValues(t, 1, outcomes(pool, 0, loadbalance.OK))
+	}
+}
