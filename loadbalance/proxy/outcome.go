@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 
 	"github.com/sysblocks/sysblocks/loadbalance"
 )
@@ -14,11 +15,14 @@ import (
 // Classify returns the Outcome of an HTTP request by the status of its answer, or by the error if there
 // is one: OK below 400; Overload for 429 and 503; Timeout for 504; ClientError for 501, 505, and others
 // below 500; and ServerError for the others. Of errors, those of connecting, with the handshake of TLS,
-// are ConnectError; ErrRequestBody is Canceled; and others are as loadbalance.OutcomeOf has them. It
-// knows nothing of gRPC, where failures have status 200.
+// are ConnectError, or Canceled if it is for a shortage here (of files, memory or local ports);
+// ErrRequestBody is Canceled; and others are as loadbalance.OutcomeOf has them. It knows nothing of
+// gRPC, where failures have status 200.
 func Classify(resp *http.Response, err error) loadbalance.Outcome {
 	switch {
 	case err != nil && errors.Is(err, ErrRequestBody): // which may wrap any
+		return loadbalance.Canceled
+	case err != nil && neverSent(err) && shortage(err):
 		return loadbalance.Canceled
 	case err != nil && neverSent(err):
 		return loadbalance.ConnectError
@@ -97,6 +101,17 @@ func neverSent(err error) bool {
 		errors.As(err, &cert) ||
 		errors.As(err, &record) && record.Conn != nil || // it is nil if there has been a handshake
 		err.Error() == "net/http: TLS handshake timeout" // it has a type of its own, which is not exported
+}
+
+// shortage reports whether an error of dialing is for what this system lacks: then it would be the same
+// with all endpoints, and have them ejected.
+func shortage(err error) bool {
+	for _, e := range [...]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // notValid reports whether a request is refused by package net/http itself, whatever the endpoint.

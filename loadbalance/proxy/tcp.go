@@ -62,7 +62,7 @@ type TCPConfig struct {
 // A Conn is what OnConn is told of a connection that has ended. It is not net.Conn.
 type Conn struct {
 	Client   net.Addr            // where it came from
-	ID       string              // of the endpoint; "": there was none
+	ID       string              // of the endpoint, or the last that was tried; "": there was none
 	Sent     int64               // bytes from the client to the endpoint
 	Received int64               // bytes from the endpoint to the client
 	Duration time.Duration       // from Accept to the end
@@ -281,6 +281,7 @@ type link struct {
 	p      *TCPProxy
 	client net.Conn
 	lease  loadbalance.Lease[string]
+	id     string // of the endpoint that was picked last
 	start  time.Time
 	last   atomic.Int64 // when a byte has moved, in nanoseconds since start
 
@@ -306,7 +307,7 @@ func (p *TCPProxy) serve(conn net.Conn) {
 	if err != nil {
 		p.failed.Add(1)
 		k.err, outcome = err, loadbalance.ConnectError
-		if p.stopped.Err() != nil || k.lease.ID() == "" {
+		if p.stopped.Err() != nil || k.id == "" || shortage(err) {
 			outcome = loadbalance.Canceled
 		}
 	} else {
@@ -316,7 +317,7 @@ func (p *TCPProxy) serve(conn net.Conn) {
 		return
 	}
 	p.config.OnConn(Conn{
-		Client: conn.RemoteAddr(), ID: k.lease.ID(), Sent: k.sent, Received: k.received,
+		Client: conn.RemoteAddr(), ID: k.id, Sent: k.sent, Received: k.received,
 		Duration: time.Since(k.start), Err: k.err, Outcome: outcome,
 	})
 }
@@ -340,23 +341,27 @@ func (k *link) connect() (net.Conn, error) {
 		if k.lease, err = p.pool.Pick(r); err != nil {
 			k.lease = loadbalance.Lease[string]{}
 			if failed != nil {
-				return nil, failed // errors are told by OnError; that no other is left is no news
+				return nil, failed // of the last that was tried; that no other is left is no news
 			}
 			return nil, err
 		}
+		k.id = k.lease.ID()
 		conn, err := k.dial()
 		if err == nil {
 			return conn, nil
 		}
-		id := k.lease.ID()
-		failed = fmt.Errorf("loadbalance/proxy: endpoint %q: %w", id, err)
+		failed = fmt.Errorf("loadbalance/proxy: endpoint %q: %w", k.id, err)
 		if p.stopped.Err() != nil {
 			k.lease.Done(loadbalance.Canceled)
 			return nil, failed
 		}
-		k.lease.Done(loadbalance.ConnectError)
-		p.report(id, err)
-		r.Tried = append(r.Tried, id)
+		if shortage(err) {
+			k.lease.Done(loadbalance.Canceled)
+		} else {
+			k.lease.Done(loadbalance.ConnectError)
+		}
+		p.report(k.id, err)
+		r.Tried = append(r.Tried, k.id)
 	}
 	return nil, failed
 }

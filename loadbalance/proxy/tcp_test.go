@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -441,6 +442,8 @@ func TestDialFails(t *testing.T) {
 			gone(t, l.connect())
 			synctest.Wait()
 			require.ErrorIs(t, ended[0].Err, refused)
+			require.ErrorContains(t, ended[0].Err, strconv.Quote(ended[0].ID))
+			require.Equal(t, loadbalance.ConnectError, ended[0].Outcome)
 			require.EqualValues(t, 1, p.Stats().Failed)
 			require.EqualValues(t, 1, picked(pool, 0))
 			require.EqualValues(t, 1, picked(pool, 1))
@@ -451,7 +454,30 @@ func TestDialFails(t *testing.T) {
 			synctest.Wait()
 			require.ErrorIs(t, ended[1].Err, loadbalance.ErrUnavailable)
 			require.Empty(t, ended[1].ID)
+			require.Equal(t, loadbalance.Canceled, ended[1].Outcome)
 		})
+}
+
+// What this system lacks is no endpoint's failure.
+func TestShortage(t *testing.T) {
+	for _, errno := range []error{syscall.EMFILE, syscall.EADDRNOTAVAIL} {
+		err := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)}
+		require.Equal(t, loadbalance.Canceled, Classify(nil, err))
+		var ended []Conn
+		c := TCPConfig{
+			OnConn: func(c Conn) { ended = append(ended, c) },
+			Dial:   func(context.Context, string, string) (net.Conn, error) { return nil, err },
+		}
+		inBubble(t, []string{"x:1", "y:1"}, c, func(t *testing.T, p *TCPProxy, l *listener, pool *loadbalance.Pool[string]) {
+			gone(t, l.connect())
+			synctest.Wait()
+			require.ErrorIs(t, ended[0].Err, errno)
+			require.Equal(t, loadbalance.Canceled, ended[0].Outcome)
+			for i := range 2 {
+				require.EqualValues(t, 1, outcomes(pool, i, loadbalance.Canceled))
+			}
+		})
+	}
 }
 
 func TestDialTimeout(t *testing.T) {
