@@ -3,6 +3,9 @@ package main
 import (
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"math"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"regexp"
@@ -65,6 +68,21 @@ func (c *config) check() error {
 	if c.Admin.Address != "" {
 		c.checkAddress(bad, []any{"admin", "address"}, c.Admin.Address)
 	}
+	for i := range c.Listeners {
+		for j := range i {
+			if a := c.Listeners[i].Address; sameAddress(a, c.Listeners[j].Address) {
+				bad([]any{"listeners", i, "address"}, "must be that of one listener only, got %q, where listeners[%d] is", a, j)
+				break
+			}
+		}
+		if a := c.Admin.Address; sameAddress(a, c.Listeners[i].Address) {
+			bad([]any{"admin", "address"}, "must not be where a listener is, got %q, where listeners[%d] is", a, i)
+			break
+		}
+	}
+	for i, h := range c.Admin.Hosts {
+		c.Admin.Hosts[i] = strings.ToLower(strings.TrimSuffix(h, ".")) // as hostOf has it
+	}
 	if d := c.Shutdown.Delay; d < 0 {
 		bad([]any{"shutdown", "delay"}, "must be at least 0, got %v", d)
 	}
@@ -88,6 +106,7 @@ func (c *config) check() error {
 		bad([]any{"routes"}, "must be at least one")
 	}
 	names := map[string]bool{}
+	seen := map[string]string{} // the names of the routes, by their requests
 	for i := range c.Routes {
 		r := &c.Routes[i]
 		if r.Name == "" {
@@ -97,9 +116,36 @@ func (c *config) check() error {
 		}
 		names[r.Name] = true
 		c.checkRoute(bad, i, r)
+		unseen := false
+		for _, key := range r.requests() {
+			if _, ok := seen[key]; !ok {
+				seen[key], unseen = r.Name, true
+			}
+		}
+		if !unseen {
+			bad([]any{"routes", i}, "must be for other requests than route %q, which comes first", seen[r.requests()[0]])
+		}
 	}
 	slices.SortStableFunc(errs, func(a, b error) int { return lineOf(a) - lineOf(b) }) // pools are in no order
 	return errors.Join(errs...)
+}
+
+// requests returns which requests a route is for, in the same words for the same ones, for each of its hosts.
+func (r *routeConfig) requests() []string {
+	hosts := r.Hosts
+	if len(hosts) == 0 {
+		hosts = []string{""}
+	}
+	headers := map[string]string{}
+	for name, v := range r.Headers {
+		headers[http.CanonicalHeaderKey(name)] = v
+	}
+	methods := slices.Compact(slices.Sorted(slices.Values(r.Methods)))
+	var all []string
+	for _, h := range hosts {
+		all = append(all, fmt.Sprintf("%q %q %q %q %q", h, r.Path, r.Prefix, methods, headers)) // maps are printed in order
+	}
+	return all
 }
 
 func lineOf(err error) int {
@@ -117,6 +163,17 @@ func (c *config) checkAddress(bad badFunc, at []any, a string) {
 	} else if p, err := strconv.ParseUint(a[i+1:], 10, 16); err != nil || strconv.FormatUint(p, 10) != a[i+1:] {
 		bad(at, "must end in a port from 0 to 65535, got %q", a)
 	}
+}
+
+// sameAddress reports whether only one of two can be listened at. Port 0 is another one each time.
+func sameAddress(a, b string) bool {
+	i, j := strings.LastIndexByte(a, ':'), strings.LastIndexByte(b, ':')
+	if i < 0 || j < 0 || a[i:] != b[j:] || a[i:] == ":0" {
+		return false
+	}
+	a, b = strings.ToLower(a[:i]), strings.ToLower(b[:j])
+	all := func(a string) bool { return a == "" || a == "0.0.0.0" || a == "[::]" }
+	return a == b || all(a) || all(b)
 }
 
 func (c *config) checkKeys(bad badFunc) {
@@ -182,6 +239,9 @@ func (c *config) checkPool(bad badFunc, name string, p poolConfig) {
 		case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 			bad(append(at, "url"), "must have no user, query or fragment, got %q", u.Redacted())
 			continue
+		case u.Port() == "" && strings.HasSuffix(u.Host, ":"), u.Port() != "" && !port(u.Port()):
+			bad(append(at, "url"), "must have a port from 1 to 65535, or none, got %q", e.URL)
+			continue
 		}
 		e.url = u
 		if e.ID == "" {
@@ -208,6 +268,11 @@ func (c *config) checkPool(bad badFunc, name string, p poolConfig) {
 			bad(append(at, "health", "http"), "must be a path, got %q", h.HTTP)
 		}
 	}
+}
+
+func port(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
 }
 
 func (c *config) checkPolicy(bad badFunc, at []any, p *policyConfig) {
@@ -259,6 +324,8 @@ func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
 		}
 	}
 	for j, h := range r.Hosts {
+		h = strings.TrimSuffix(h, ".") // as hostOf has it
+		r.Hosts[j] = h
 		name := strings.TrimPrefix(h, "*.")
 		if name == "" || strings.ContainsAny(name, "*:/ ") || strings.ToLower(name) != name {
 			bad(of("hosts", j), "must be a name in lower case without a port, or one after \"*.\", got %q", h)
@@ -270,6 +337,8 @@ func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
 	for _, p := range []struct{ field, value string }{{"path", r.Path}, {"prefix", r.Prefix}, {"strip_prefix", r.StripPrefix}} {
 		if p.value != "" && !cleanPath(p.value) {
 			bad(of(p.field), "must begin with /, and have no //, /./, /../, ; or control characters, got %q", p.value)
+		} else if strings.ContainsAny(p.value, "?#") || escaped.MatchString(p.value) {
+			bad(of(p.field), "must be a path alone, without ? and #, and as it is unescaped, got %q", p.value)
 		}
 	}
 	if r.StripPrefix != "" && !under(r.Path+r.Prefix, r.StripPrefix) {
@@ -282,6 +351,7 @@ func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
 	}
 	for k, v := range r.Headers {
 		c.checkHeader(bad, of("headers", k), k, v)
+		c.checkRead(bad, of("headers", k), k)
 	}
 	for _, h := range []struct {
 		field string
@@ -305,6 +375,13 @@ func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
 	}
 	c.checkPolicy(bad, of("policy"), r.Policy)
 	if h := r.Hash; h != nil {
+		policy := r.Policy
+		if policy == nil {
+			policy = c.Pools[r.Pool].Policy
+		}
+		if _, ok := c.Pools[r.Pool]; ok && !policy.usesHash() {
+			bad(of("hash"), "is for policies that hash, such as consistent_hash, got it with %s", policy)
+		}
 		n := 0
 		for _, set := range []bool{h.Header != "", h.Cookie != "", h.Address} {
 			if set {
@@ -316,6 +393,7 @@ func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
 		}
 		if h.Header != "" {
 			c.checkHeader(bad, of("hash", "header"), h.Header, "")
+			c.checkRead(bad, of("hash", "header"), h.Header)
 		}
 		if h.Cookie != "" && !token(h.Cookie) {
 			bad(of("hash", "cookie"), "must be of letters, digits, and - . _, got %q", h.Cookie)
@@ -325,6 +403,8 @@ func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
 		switch {
 		case !token(s.Cookie):
 			bad(of("sticky", "cookie"), "must be of letters, digits, and - . _, got %q", s.Cookie)
+		case s.MaxAge < 0 || s.MaxAge > math.MaxInt32*time.Second || s.MaxAge%time.Second != 0:
+			bad(of("sticky", "max_age"), "must be whole seconds, from 0 to 68 years, got %v", s.MaxAge)
 		case s.Secret != "" && len(s.Secret) < 16:
 			bad(of("sticky", "secret"), "must have at least 16 characters, got %d", len(s.Secret))
 		}
@@ -352,6 +432,7 @@ func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
 			bad(of("auth", "api_key"), "must be the name of a header, got \"\"")
 		} else {
 			c.checkHeader(bad, of("auth", "api_key"), a.APIKey, "")
+			c.checkRead(bad, of("auth", "api_key"), a.APIKey)
 		}
 		if len(c.APIKeys) == 0 {
 			bad(of("auth"), "needs api_keys, and there are none")
@@ -367,6 +448,8 @@ func (c *config) checkRoute(bad badFunc, i int, r *routeConfig) {
 	}
 }
 
+var escaped = regexp.MustCompile("%[0-9A-Fa-f]{2}")
+
 var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 
 func control(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
@@ -377,6 +460,16 @@ func (c *config) checkHeader(bad badFunc, at []any, name, value string) {
 	}
 	if strings.ContainsFunc(value, control) {
 		bad(at, "must be the value of a header, got %q", value)
+	}
+}
+
+// checkRead says which headers there are none of, or only what the gateway has set, when a route is looked for.
+func (c *config) checkRead(bad badFunc, at []any, name string) {
+	switch known := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")); {
+	case known == "Host":
+		bad(at, "must be another header than Host; see hosts")
+	case known == consumerHeader || known == requestIDHeader || known == "Forwarded" || known == "X-Real-Ip":
+		bad(at, "must be a header that is the client's, got %q", name)
 	}
 }
 

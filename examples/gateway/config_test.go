@@ -109,7 +109,7 @@ func TestConfigErrors(t *testing.T) {
 		{"method", "prefix: /\n", "prefix: /\n    methods: [get]\n", `x.yaml:14: route "all": methods[0] must be a method in upper case, got "get"`},
 		{"pool", "pool: api", "pool: apl", `x.yaml:14: route "all": pool must be one of the pools, got "apl"`},
 		{"own policy", "pool: api", "pool: api\n    policy: best", `x.yaml:15: route "all": policy must be one of`},
-		{"hash", "pool: api", "pool: api\n    hash: {header: A, cookie: b}", `x.yaml:15: route "all": hash must have one of header, cookie, and address: true, got 2`},
+		{"hash", "pool: api", "pool: api\n    policy: ip_hash\n    hash: {header: A, cookie: b}", `x.yaml:16: route "all": hash must have one of header, cookie, and address: true, got 2`},
 		{"header", "pool: api", "pool: api\n    request_headers: {set: {\"a b\": c}}", `x.yaml:15: route "all": request_headers.set.a b must be the name of a header, got "a b"`},
 		{"header value", "pool: api", "pool: api\n    response_headers: {add: {a: \"b\\r\\nc: d\"}}", `x.yaml:15: route "all": response_headers.add.a must be the value of a header, got "b\r\nc: d"`},
 		{"host header", "pool: api", "pool: api\n    request_headers: {set: {host: a}}", `request_headers.set.host must not be set; see preserve_host`},
@@ -122,6 +122,21 @@ func TestConfigErrors(t *testing.T) {
 		{"limit by", "pool: api", "pool: api\n    rate_limit: {count: 5, per: 1s, by: user}", `x.yaml:15: route "all": rate_limit.by must be address or api_key, got "user"`},
 		{"limit by key", "pool: api", "pool: api\n    rate_limit: {count: 5, per: 1s, by: api_key}", `x.yaml:15: route "all": rate_limit.by must not be api_key on a route without auth`},
 		{"auth", "pool: api", "pool: api\n    auth: {keys: [alice]}", `x.yaml:15: route "all": auth.api_key must be the name of a header, got ""`},
+		// What would do something else than it says, or nothing.
+		{"same requests", "pool: api", "pool: api\n  - {name: b, prefix: /, hosts: [b.test], pool: api}\n  - {name: c, prefix: /, hosts: [b.test.], pool: api}", `x.yaml:16: route "c": must be for other requests than route "b", which comes first`},
+		{"same methods and headers", "pool: api", "pool: api\n  - {name: b, path: /, methods: [GET, PUT], headers: {x-a: b, c: d}, pool: api}\n  - {name: c, path: /, methods: [PUT, GET], headers: {C: d, X-A: b}, pool: api}", `x.yaml:16: route "c": must be for other requests than route "b", which comes first`},
+		{"header Host", "pool: api", "pool: api\n    headers: {Host: a}", `x.yaml:15: route "all": headers.Host must be another header than Host; see hosts`},
+		{"key in X-Consumer", "pool: api", "pool: api\n    auth: {api_key: x-consumer}", `x.yaml:15: route "all": auth.api_key must be a header that is the client's, got "x-consumer"`},
+		{"hash by X-Real-IP", "pool: api", "pool: api\n    policy: ip_hash\n    hash: {header: X-Real-IP}", `x.yaml:16: route "all": hash.header must be a header that is the client's, got "X-Real-IP"`},
+		{"URL's port", "http://127.0.0.1:1", "http://127.0.0.1:99999", `x.yaml:10: pool "api": endpoints[0].url must have a port from 1 to 65535, or none, got "http://127.0.0.1:99999"`},
+		{"URL's empty port", "http://127.0.0.1:1", "\"http://127.0.0.1:\"", `endpoints[0].url must have a port from 1 to 65535, or none, got "http://127.0.0.1:"`},
+		{"path with a query", "prefix: /\n", "path: /a?x=1\n", `x.yaml:13: route "all": path must be a path alone, without ? and #, and as it is unescaped, got "/a?x=1"`},
+		{"escaped prefix", "prefix: /\n", "prefix: /a%20b\n", `x.yaml:13: route "all": prefix must be a path alone, without ? and #, and as it is unescaped, got "/a%20b"`},
+		{"same listeners", "  - address: 127.0.0.1:0\n", "  - address: 127.0.0.1:8080\n  - address: :8080\n", `x.yaml:3: listeners[1].address must be that of one listener only, got ":8080", where listeners[0] is`},
+		{"admin at a listener", "  - address: 127.0.0.1:0\n", "  - address: localhost:8080\nadmin: {address: \"localhost:8080\"}\n", `x.yaml:3: admin.address must not be where a listener is, got "localhost:8080", where listeners[0] is`},
+		{"hash without a policy", "pool: api", "pool: api\n    hash: {header: X-User}", `x.yaml:15: route "all": hash is for policies that hash, such as consistent_hash, got it with round_robin`},
+		{"sticky age", "pool: api", "pool: api\n    sticky: {cookie: a, max_age: -1h}", `x.yaml:15: route "all": sticky.max_age must be whole seconds, from 0 to 68 years, got -1h0m0s`},
+
 		// What has nothing in it is not what is not there.
 		{"empty auth", "pool: api", "pool: api\n    auth:\n    #  api_key: X-API-Key", `x.yaml:15: route "all": auth must not be empty`},
 		{"null auth", "pool: api", "pool: api\n    auth: null", `x.yaml:15: route "all": auth must not be empty`},
@@ -155,6 +170,21 @@ func TestConfigErrors(t *testing.T) {
 	c, err := parseConfig("x.yaml", []byte(valid))
 	require.NoError(t, err)
 	require.NoError(t, explain(c, &bytes.Buffer{}))
+}
+
+// What means the same is taken for the same.
+func TestNormalised(t *testing.T) {
+	text := strings.Replace(valid, "prefix: /", "prefix: /\n    hosts: [b.example., \"*.example.\"]", 1) + "admin: {hosts: [Gw.Internal, gw2.]}\n"
+	c, err := parseConfig("x.yaml", []byte(text))
+	require.NoError(t, err)
+	assert.Equal(t, []string{"b.example", "*.example"}, c.Routes[0].Hosts)
+	assert.Equal(t, []string{"gw.internal", "gw2"}, c.Admin.Hosts)
+
+	// And what can be told apart is not.
+	text = strings.Replace(valid, "pool: api", "pool: api\n  - {name: b, prefix: /, hosts: [b.test], pool: api}\n  - {name: c, prefix: /, hosts: [b.test, c.test], pool: api}\n  - {name: d, prefix: /, methods: [GET], pool: api}", 1)
+	text = strings.Replace(text, "  - address: 127.0.0.1:0\n", "  - address: 127.0.0.1:0\n  - address: 127.0.0.1:0\n  - address: 127.0.0.1:80\n  - address: 127.0.0.2:80\n", 1)
+	_, err = parseConfig("x.yaml", []byte(text))
+	require.NoError(t, err)
 }
 
 // All that is wrong is said at once, in the order of the lines.
