@@ -164,3 +164,14 @@ func TestSticky(t *testing.T) {
 	req.Header.Set("Cookie", "lb=x; lb="+newTestSticky(t, StickyCookie{}).encode(fourth))
 	require.Equal(t, fourth, newTransport(t, pool, c).sticky.find(req))
 }
+
+// Base need not make a header.
+func TestStickyNoHeader(t *testing.T) {
+	pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
+	tr := newTransport(t, pool, TransportConfig{Sticky: &StickyCookie{Name: "s", Secret: make([]byte, 16)}, Base: roundTrip(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200}, nil
+	})})
+	resp, err := tr.RoundTrip(newRequest(t, "GET", "http://s", nil))
+	require.NoError(t, err)
+	require.Len(t, resp.Cookies(), 1)
+}

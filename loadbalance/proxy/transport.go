@@ -467,6 +467,9 @@ func (c *call) send(req *http.Request, u *url.URL, b *body) (*http.Response, err
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}
+	if resp.Header == nil {
+		resp.Header = make(http.Header)
+	}
 	if resp.StatusCode < 100 { // a server panics if it is to send that
 		resp.Body.Close()
 		return nil, fmt.Errorf("loadbalance/proxy: answer with status %03d", resp.StatusCode)
@@ -554,11 +557,27 @@ func (c *call) retry(req *http.Request, resp *http.Response, err error, r *loadb
 	if none != nil {
 		return nil, nil
 	}
-	if !t.config.Budget.Retry() || !b.rewind() {
+	if !t.config.Budget.Retry() || !c.rewind(next, resp, b) {
 		next.lease.Done(loadbalance.Canceled)
 		return nil, nil
 	}
 	return next, nil
+}
+
+// rewind has the body ready for next. If GetBody panics, nothing is left in flight.
+func (c *call) rewind(next *call, resp *http.Response, b *body) bool {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		next.lease.Done(loadbalance.Canceled)
+		b.finish(false)
+		c.discard(resp)
+	}()
+	ok := b.rewind()
+	returned = true
+	return ok
 }
 
 // backoff returns how long to wait after so many waits.

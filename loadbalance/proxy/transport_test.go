@@ -720,6 +720,26 @@ func TestHooksPanic(t *testing.T) {
 		require.PanicsWithValue(t, "boom", func() { resp.Body.Read(make([]byte, 1)) })
 		require.Zero(t, inFlight(pool))
 	})
+	t.Run("GetBody", func(t *testing.T) {
+		for _, err := range []error{nil, refused} {
+			pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a", "http://b")
+			open := 0
+			tr := newTransport(t, pool, TransportConfig{Base: roundTrip(func(*http.Request) (*http.Response, error) {
+				if err != nil {
+					return nil, err
+				}
+				open++
+				resp := reply(503, "hello")
+				resp.Body = &closeCounter{ReadCloser: resp.Body, closed: func() { open-- }}
+				return resp, nil
+			})})
+			req := newRequest(t, "PUT", "http://s", strings.NewReader("x"))
+			req.GetBody = func() (io.ReadCloser, error) { boom(); return nil, nil }
+			require.PanicsWithValue(t, "boom", func() { tr.RoundTrip(req) })
+			require.Zero(t, open)
+			require.Zero(t, inFlight(pool))
+		}
+	})
 	t.Run("nothing", func(t *testing.T) {
 		pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a")
 		tr := newTransport(t, pool, TransportConfig{Base: roundTrip(func(*http.Request) (*http.Response, error) { return nil, nil })})
