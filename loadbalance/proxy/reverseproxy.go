@@ -31,7 +31,8 @@ type ReverseProxyConfig struct {
 
 	// TrustForwarded keeps the header fields Forwarded and X-Forwarded-* of incoming requests, and adds
 	// to X-Forwarded-For. It is for proxies that can only be reached through others that set them.
-	// Otherwise they are removed, with X-Real-Ip, and set anew, as anybody can send any.
+	// Otherwise they are removed, with X-Real-Ip, and set anew, as anybody can send any; and so are their
+	// names with _, such as X_Forwarded_For, which many programs take for the same.
 	TrustForwarded bool
 	// PreserveHost sends the Host of the incoming request. Otherwise it is the endpoint's.
 	PreserveHost bool
@@ -131,7 +132,7 @@ func forward(r *httputil.ProxyRequest, trust bool) {
 	delete(r.Out.Header, "Http2-Settings")
 	if !trust {
 		for name := range r.Out.Header {
-			if strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip" {
+			if forgeable(name) {
 				delete(r.Out.Header, name)
 			}
 		}
@@ -147,6 +148,18 @@ func forward(r *httputil.ProxyRequest, trust bool) {
 			r.Out.Header[name] = prior
 		}
 	}
+	if prior := r.In.Header["X-Forwarded-For"]; prior != nil && r.Out.Header["X-Forwarded-For"] == nil {
+		r.Out.Header["X-Forwarded-For"] = prior // over a Unix socket there is no address to be added
+	}
+}
+
+// forgeable reports whether a header field tells where a request comes from. Many a program (CGI, WSGI)
+// takes - and _ in names for the same.
+func forgeable(name string) bool {
+	if strings.Contains(name, "_") {
+		name = http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+	}
+	return strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip"
 }
 
 // statusClientClosed is what nginx logs for requests that the client has given up.
