@@ -210,10 +210,10 @@ type stickyConfig struct {
 }
 
 type retriesConfig struct {
-	Tries      int           `yaml:"tries"` // the first one counts. 0: 3; 1: there are no retries
-	TryTimeout time.Duration `yaml:"try_timeout"`
-	Ratio      float64       `yaml:"ratio"` // how many retries there may be for each request. 0: 0.2
-	Burst      int           `yaml:"burst"` // and how many more
+	Tries      int           `yaml:"tries"`       // the first one counts. 0: 3; 1: there are no retries
+	TryTimeout time.Duration `yaml:"try_timeout"` // until there is an answer; it does not run while the client is waited for. 0: none
+	Ratio      float64       `yaml:"ratio"`       // how many retries there may be for each request. 0: 0.2
+	Burst      int           `yaml:"burst"`       // and how many more
 }
 
 type breakerConfig struct {

@@ -271,7 +271,7 @@ func (g *gateway) hash(rc *routeConfig, policy *policyConfig, next http.Handler)
 func (g *gateway) newReverseProxy(i int, r *route) (*httputil.ReverseProxy, error) {
 	c, rc := g.config, r.config
 	t := proxy.TransportConfig{
-		Base:       tryTransport{g.base},
+		Base:       g.base,
 		Tries:      rc.Retries.Tries,
 		TryTimeout: rc.Retries.TryTimeout,
 		Hash:       func(r *http.Request) uint64 { return entryOf(r).hash },

@@ -82,8 +82,8 @@ func (s *stream) writeUntilLocked() time.Time {
 	return t
 }
 
-// expire is called when the time of a request, or of its last try, is over: nobody waits for more of
-// the body, and the answer must be written soon.
+// expire is called when the time of a request is over: nobody waits for more of the body, and the answer
+// must be written soon.
 func (s *stream) expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,13 +120,6 @@ func (s *stream) stalled() (idle, timedOut bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.timedOut && !s.until.IsZero() && !time.Now().Before(s.until), s.timedOut
-}
-
-// waiting reports whether more of the body is waited for.
-func (s *stream) waiting() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !s.until.IsZero()
 }
 
 // A streamBody is a body of which each piece must come in time.
@@ -213,34 +206,19 @@ func (s *stream) write(f func()) {
 	s.mu.Unlock()
 }
 
-// expireWith has the stream's time be over when ctx's is. stop must be called before ctx is cancelled.
-func (s *stream) expireWith(ctx context.Context, is func() bool) (stop func() bool) {
-	return context.AfterFunc(ctx, func() {
-		var timeout interface{ Timeout() bool }
-		if errors.As(context.Cause(ctx), &timeout) && timeout.Timeout() && is() { // otherwise the client has gone
-			s.expire()
-		}
-	})
-}
-
-// withTimeout gives a request so long, and ends it then, also if it is its client that is waited for.
+// withTimeout gives a request so long, and ends it then, also if it is its client that is waited for. (The
+// time of a try does not run while it is.)
 func withTimeout(d time.Duration, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), d)
 		defer cancel()
-		stop := streamOf(r).expireWith(ctx, func() bool { return true })
-		defer stop()
+		s := streamOf(r)
+		stop := context.AfterFunc(ctx, func() {
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) { // otherwise the client has gone
+				s.expire()
+			}
+		})
+		defer stop() // before cancel
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
-}
-
-// A tryTransport sends each try of a request. An http.Transport does not return before a Read of the
-// body has, also when the time of the try is over.
-type tryTransport struct{ http.RoundTripper }
-
-// RoundTrip sends the try.
-func (t tryTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	s := streamOf(r)
-	defer s.expireWith(r.Context(), s.waiting)()
-	return t.RoundTripper.RoundTrip(r)
 }
