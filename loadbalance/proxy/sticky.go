@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"net/http"
 	"strings"
@@ -17,6 +18,10 @@ import (
 )
 
 // A StickyCookie has clients come back to the endpoint that has answered them before, by a cookie.
+//
+// The cookie is set on whatever answer is the first for a client, also on one that caches may keep for all
+// (Cache-Control: public): then they hand the cookie to others as well, or do not keep the answer.
+// ModifyResponse of a ReverseProxy can remove Set-Cookie from such answers.
 type StickyCookie struct {
 	_ struct{}
 
@@ -120,14 +125,16 @@ func (s *sticky) decode(value string) string {
 	return string(bytes.TrimSuffix(bytes.TrimRight(padded, "\x00"), []byte{1}))
 }
 
-// find returns the ID in a request's cookies, or "".
-func (s *sticky) find(req *http.Request) string {
-	for _, c := range req.CookiesNamed(s.config.Name) {
-		if id := s.decode(c.Value); id != "" {
-			return id
+// ids returns the IDs in a request's cookies. There may be several: those of other paths and domains
+// come with the same name.
+func (s *sticky) ids(req *http.Request) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, c := range req.CookiesNamed(s.config.Name) {
+			if id := s.decode(c.Value); id != "" && !yield(id) {
+				return
+			}
 		}
 	}
-	return ""
 }
 
 // set has the client come back to an endpoint.

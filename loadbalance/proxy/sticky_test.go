@@ -160,9 +160,15 @@ func TestSticky(t *testing.T) {
 	require.NoError(t, err)
 	io.Copy(io.Discard, resp.Body)
 	require.Len(t, resp.Cookies(), 1)
-	// Of several, the first that is valid counts.
-	req.Header.Set("Cookie", "lb=x; lb="+newTestSticky(t, StickyCookie{}).encode(fourth))
-	require.Equal(t, fourth, newTransport(t, pool, c).sticky.find(req))
+	// Of several, the first counts that is valid and whose endpoint is there.
+	value := newTestSticky(t, StickyCookie{}).encode
+	req.Header.Set("Cookie", fmt.Sprintf("lb=x; lb=%s; lb=%s; lb=%s", value("gone"), value(fourth), value("other")))
+	for range 4 {
+		resp, err := newTransport(t, pool, c).RoundTrip(req)
+		require.NoError(t, err)
+		require.Equal(t, fourth, slurp(t, resp))
+		require.Empty(t, resp.Cookies())
+	}
 }
 
 // Base need not make a header.

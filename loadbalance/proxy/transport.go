@@ -203,13 +203,17 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		r.Zone = t.config.Zone(req)
 	}
 	c := &call{t: t, number: 1}
-	stuck := ""
+	stuck := "" // to which endpoint the client is
 	var err error
-	if t.sticky == nil {
-		c.lease, err = t.pool.Pick(r)
-	} else if stuck = t.sticky.find(req); stuck == "" {
-		c.lease, err = t.pool.Pick(r)
-	} else if c.lease, err = t.pool.PickID(stuck); err != nil {
+	if t.sticky != nil {
+		for id := range t.sticky.ids(req) {
+			if c.lease, err = t.pool.PickID(id); err == nil {
+				stuck = id
+				break
+			}
+		}
+	}
+	if stuck == "" {
 		c.lease, err = t.pool.Pick(r)
 	}
 	if err != nil {
