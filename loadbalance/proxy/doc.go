@@ -46,6 +46,10 @@
 // if the answer has Retry-After: that is handed on, as it is not to be earlier. When there are no more
 // tries, the last answer is handed on as it is, if the last try has one.
 //
+// Retries do not replace health checks: each is one more request, Budget ends them when many are needed,
+// and what must not be sent twice is not retried. An endpoint that fails is to be found and left out, by
+// the Pool's checks or its ejection.
+//
 // # What endpoints are charged with
 //
 // Classify has the Outcome of each status and error, from which the Pool ejects endpoints. A request
@@ -56,7 +60,8 @@
 // request is in flight until the body of its answer has ended; its latency is the time to the header,
 // or that of connecting in a TCPProxy. So a stream of an hour is in flight for an hour, but not slow. A
 // body that is neither read to its end nor closed stays in flight for ever, as it would keep a
-// connection for ever with package net/http alone.
+// connection for ever with package net/http alone. So does a WebSocket whose client has gone, as long as
+// the endpoint goes on with a connection of which it has read the end.
 //
 // # Servers
 //
@@ -65,6 +70,9 @@
 // it has announced is waited for without an end, also with TryTimeout. And for endpoints that answer while they still get the body, over HTTP/1, the handler must be called
 // after http.ResponseController.EnableFullDuplex, as package net/http otherwise reads the body to its
 // end first.
+//
+// A client that upgrades its connection has to wait for status 101 before it sends anything else: what
+// comes earlier may be lost, in the buffer of the server.
 //
 // The IdleConnTimeout of Base should be shorter than the time after which endpoints close idle
 // connections, and there should be no Proxy in it.

@@ -59,7 +59,10 @@ type ReverseProxyConfig struct {
 // error if pool is nil or a field is out of range.
 //
 // It passes on upgrades of the protocol (WebSocket), server-sent events, bodies of any length in both
-// directions, and trailers (gRPC, if both sides speak HTTP/2). It refuses, with 400, URLs that are not
+// directions, and trailers (gRPC, if both sides speak HTTP/2). Path and query are passed on as they have
+// come, also what package net/url cannot parse in a query: httputil alone would drop parameters with ; or
+// a wrong %, and sort the others. So who decides by a parameter before the proxy must know that endpoints
+// may see others than url.ParseQuery. It refuses, with 400, URLs that are not
 // of a path, as in GET x:http://other/admin: whatever guards paths before it does not see that one.
 func NewReverseProxy(pool *loadbalance.Pool[*url.URL], c ReverseProxyConfig) (*httputil.ReverseProxy, error) {
 	if c.MaxBufferedBody == 0 {
@@ -108,6 +111,7 @@ func NewReverseProxy(pool *loadbalance.Pool[*url.URL], c ReverseProxyConfig) (*h
 				r.Out.Host = ""
 			}
 			r.Out.URL.Host = "" // what there may be is from the client: GET http://host/
+			r.Out.URL.RawQuery = r.In.URL.RawQuery
 			if c.Rewrite != nil {
 				c.Rewrite(r)
 			}

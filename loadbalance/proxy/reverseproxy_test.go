@@ -824,3 +824,13 @@ func TestForwardedUnix(t *testing.T) {
 		require.Equal(t, 200, w.Code)
 	}
 }
+
+// Path and query are the endpoint's business, also if package net/url does not understand them.
+func TestURLStays(t *testing.T) {
+	backend := newBackend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) })
+	s := newProxy(t, newPool(t, loadbalance.Config[*url.URL]{}, backend.URL), ReverseProxyConfig{})
+	for _, target := range []string{"/?b=2&a=1", "/?b=2;x&a=1", "/?z=1&a=%zz", "//a//b?x", "/a%2Fb/../c?", "/a;b=c?", "/%2e%2e/x"} {
+		got := raw(t, s, "GET "+target+" HTTP/1.0\r\nHost: x\r\n\r\n")
+		require.True(t, strings.HasSuffix(got, "\r\n\r\n"+target), "%s: %s", target, got)
+	}
+}
