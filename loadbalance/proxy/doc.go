@@ -66,10 +66,11 @@
 // # Servers
 //
 // NewReverseProxy returns a handler. Its server should have ReadHeaderTimeout and IdleTimeout set; and
-// ReadTimeout, or a deadline of http.ResponseController, as otherwise a client that does not send the body
-// it has announced is waited for without an end, also with TryTimeout. And for endpoints that answer while they still get the body, over HTTP/1, the handler must be called
-// after http.ResponseController.EnableFullDuplex, as package net/http otherwise reads the body to its
-// end first.
+// ReadTimeout, or a deadline of http.ResponseController, as otherwise a client that does not send the
+// body it has announced is waited for without an end, also with TryTimeout. For endpoints that answer
+// while they still get the body, over HTTP/1, the handler must be called after
+// http.ResponseController.EnableFullDuplex, as package net/http otherwise reads the body to its end
+// first.
 //
 // A client that upgrades its connection has to wait for status 101 before it sends anything else: what
 // comes earlier may be lost, in the buffer of the server.
