@@ -37,7 +37,7 @@ func TestNothingIsLost(t *testing.T) {
 		retries int
 		hurry   bool
 	}{
-		"some retries":    {100_000, 0.3, 3, false},
+		"some retries":    {30_000, 0.3, 3, false},
 		"hardly any":      {5_000, 0.7, 1, false},
 		"close in a rush": {5_000, 0.3, 3, true},
 	} {
