@@ -9,7 +9,7 @@ import (
 type Event struct {
 	Kind     EventKind // what has happened
 	ID       string    // of the endpoint, or ""
-	Priority uint8     // with Panicked and PanicEnded
+	Priority uint8     // with Panicked, PanicEnded and PolicyFailed
 	Err      error     // why, or nil
 }
 

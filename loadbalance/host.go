@@ -283,8 +283,8 @@ func (h *host) observe(o Outcome, start, now int64) {
 			break
 		}
 	}
-	if now >= c.medianAt.Load() || first && kind == OK {
-		c.findMedian(now, first)
+	if now >= c.medianAt.Load() || kind == OK && (first || c.median.Load() == 0) {
+		c.findMedian(now, first || c.median.Load() == 0)
 	}
 }
 

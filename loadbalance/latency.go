@@ -31,7 +31,13 @@ func (p leastResponse) Pick(v View, r Request) int {
 	i, j := two(v, p.alias)
 	a, b := &v.l.members[i], &v.l.members[j]
 	first, second := a.h.latency(r.now), b.h.latency(r.now)
-	if m, n := a.h.inFlight(), b.h.inFlight(); m > 0 || n > 0 { // as with PowerOfTwoChoices
+	m, n := a.h.inFlight(), b.h.inFlight()
+	// Between two that are idle, weights are in the choice of the first. It is drawn against the second,
+	// as with two endpoints, or one that has most of the weight, both are always chosen.
+	if m == 0 && n == 0 && b.per > a.per && float64(v.l.core.rand()>>11)/(1<<53) >= a.per/b.per {
+		return i
+	}
+	if m > 0 || n > 0 {
 		first *= float64(m+1) * a.per
 		second *= float64(n+1) * b.per
 	}

@@ -39,12 +39,13 @@ func (p leastPolicy) Build(v View, _ Picker) Picker {
 type exactLeast struct{ members []member }
 
 func (p exactLeast) Pick(v View, _ Request) int {
-	best, least, ties, idle := 0, math.MaxFloat64, 1, 0.0
+	best, least, ties, idle, lone := 0, math.MaxFloat64, 1, 0.0, math.MaxFloat64
 	for i := range p.members {
 		m := &p.members[i]
 		n := m.h.inFlight()
 		if n == 0 {
 			idle += 1 / m.per
+			lone = min(lone, m.per)
 			continue
 		}
 		switch cost := float64(n+1) * m.per; {
@@ -57,7 +58,7 @@ func (p exactLeast) Pick(v View, _ Request) int {
 	// Any of those that are as good: who always begins with the first, or at a random place, gives more
 	// to some. Others may have been given requests meanwhile; then there are fewer.
 	switch {
-	case idle > 0:
+	case idle > 0 && lone <= least:
 		return p.anyIdle(v, idle, best)
 	case ties > 1:
 		return p.anyTied(v, least, ties, best)
@@ -100,7 +101,7 @@ type sampledLeast struct {
 
 func (p sampledLeast) Pick(v View, _ Request) int {
 	r := v.l.core.rand()
-	best, least := -1, 0.0
+	best, least, idle := 0, math.MaxFloat64, -1
 	for range samples {
 		var i int
 		if p.alias != nil {
@@ -110,13 +111,15 @@ func (p sampledLeast) Pick(v View, _ Request) int {
 		}
 		m := &p.members[i]
 		n := m.h.inFlight()
-		if n == 0 {
-			return i
-		}
-		if cost := float64(n+1) * m.per; best < 0 || cost < least {
+		if cost := float64(n+1) * m.per; n == 0 && idle < 0 {
+			idle = i // the first, so by its share
+		} else if n > 0 && cost < least {
 			best, least = i, cost
 		}
 		r = mix(r + golden)
+	}
+	if idle >= 0 && p.members[idle].per <= least {
+		return idle
 	}
 	return best
 }

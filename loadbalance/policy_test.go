@@ -315,3 +315,55 @@ func TestRoundRobinRetries(t *testing.T) {
 		require.Equal(t, []int{500, 500}, firsts)
 	}
 }
+
+// Retries spread, and move no turns: also in a level that has nothing but retries, and another zone.
+func TestRetriesSpread(t *testing.T) {
+	for name, policy := range map[string]Policy{"rr": RoundRobin(), "wrr": SmoothWeightedRoundRobin(), "zone": PreferZone(RoundRobin())} {
+		for _, priority := range []uint8{0, 1} {
+			es := endpoints(1, 1, 1, 1)
+			es[0].Zone = "near"
+			if priority > 0 || name == "zone" {
+				for i := 1; i < 4; i++ {
+					es[i].Priority, es[i].Zone = priority, "far"
+				}
+			}
+			p := poolOf(t, Config[int]{Policy: policy, Zone: "near", Endpoints: es, Seed: 1})
+			counts := count(4, picks(t, p, 300, func(int) Request { return Request{Tried: []string{"h00000"}} }))
+			for _, n := range counts[1:] {
+				require.InDelta(t, 100, n, 60, "%s: %v", name, counts)
+			}
+		}
+	}
+	require.Equal(t, []int{100, 100, 100}, count(3, picks(t, pool(t, RoundRobin(), 1, 1, 1), 300, func(int) Request {
+		return Request{Tried: []string{}} // tried nowhere
+	})))
+}
+
+// cautious is a Policy that knows what it has returned.
+type cautious struct{ fails *bool }
+
+func (p cautious) Build(_ View, prev Picker) Picker {
+	if *p.fails {
+		panic("not now")
+	}
+	if prev != nil {
+		_ = prev.(fixedPolicy)
+	}
+	return fixedPolicy(0)
+}
+
+// A Build that fails once is asked again, and does not get a Picker that it has not made.
+func TestBuildRecovers(t *testing.T) {
+	fails := true
+	p := pool(t, cautious{&fails}, 1, 1)
+	require.Error(t, p.Stats().PolicyError)
+	fails = false
+	require.NoError(t, p.SetWeight("h00000", 2))
+	require.NoError(t, p.Stats().PolicyError)
+	require.NoError(t, p.SetWeight("h00000", 3))
+	require.NoError(t, p.Stats().PolicyError)
+	mode := "nil"
+	p = pool(t, PreferZone(badPolicy{&mode}), 1)
+	require.ErrorIs(t, p.Stats().PolicyError, errNoPicker)
+	pick(t, p, Request{})
+}

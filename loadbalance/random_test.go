@@ -191,3 +191,37 @@ func TestIdleByWeight(t *testing.T) {
 		requireChiSquare(t, count(n, picks(t, pool(t, WeightedLeastConnections(), weights...), 500*n, anyRequest)), shares)
 	}
 }
+
+// An idle endpoint is not better than a busy one that has a thousand times its weight.
+func TestIdleAgainstHeavy(t *testing.T) {
+	for _, n := range []int{2, 40} {
+		weights := even(n)
+		weights[0] = 1000
+		p := pool(t, WeightedLeastConnections(), weights...)
+		light, open := 0, []*Lease[int]{}
+		for range 5000 { // three at a time
+			l, err := p.Pick(Request{})
+			require.NoError(t, err)
+			if l.Value() > 0 {
+				light++
+			}
+			if open = append(open, &l); len(open) == 3 {
+				open[0].Done(OK)
+				open = open[1:]
+			}
+		}
+		require.Less(t, light, 5000*2*(n-1)/1000+60, "of %d", n)
+	}
+	synctest.Test(t, func(t *testing.T) { // nor if it is a little faster
+		p := pool(t, LeastResponseTime(), 1000, 1)
+		light := 0
+		for range 5000 {
+			l, err := p.Pick(Request{})
+			require.NoError(t, err)
+			light += l.Value()
+			time.Sleep(time.Duration(10-l.Value()) * time.Millisecond)
+			l.Done(OK)
+		}
+		require.Less(t, light, 50)
+	})
+}

@@ -33,12 +33,14 @@ type cyclePolicy struct{ weighted bool }
 
 // A cycle gives requests to the endpoints in a fixed order, again and again.
 type cycle struct {
-	n     uint64
-	slots []uint16 // the endpoint of each place in the order; nil: they come one after the other
-	list  *list
-	_     [88]byte // every pick writes next, and reads the above
-	next  atomic.Uint64
-	_     [56]byte
+	n       uint64
+	slots   []uint16 // the endpoint of each place in the order; nil: they come one after the other
+	list    *list
+	_       [88]byte // every pick writes next, and reads the above
+	next    atomic.Uint64
+	_       [56]byte
+	retries atomic.Uint64
+	_       [56]byte
 }
 
 func (p cyclePolicy) Build(v View, prev Picker) Picker {
@@ -68,7 +70,7 @@ func (p cyclePolicy) Build(v View, prev Picker) Picker {
 }
 
 func (c *cycle) Pick(_ View, r Request) int {
-	if r.Tried != nil {
+	if len(r.Tried) > 0 {
 		return c.retry(r)
 	}
 	place := (c.next.Add(1) - 1) % c.n
@@ -81,7 +83,7 @@ func (c *cycle) Pick(_ View, r Request) int {
 // retry returns an endpoint that has not been tried, if one is near, and leaves the turns as they are:
 // if retries took one each, of two endpoints the one that fails would have all first tries.
 func (c *cycle) retry(r Request) int {
-	start := c.next.Load()
+	start := c.next.Load() + c.retries.Add(1) // so that they do not all go to the next one
 	for k := range uint64(64) {
 		if i := c.at((start + k) % c.n); !r.tried(c.list.infos[i].id) {
 			return i

@@ -57,6 +57,8 @@ type share struct {
 type level struct {
 	list   *list
 	picker Picker
+	made   Picker // what the Policy has returned: picker, or nil if that is a substitute
+	err    error  // why it is one
 }
 
 // pick chooses an endpoint, and counts the request as in flight there. It returns its index, or -1 if
@@ -228,12 +230,19 @@ func (p *Pool[T]) rebuildLocked() {
 	}
 	p.snap.Store(s)
 	p.previous = levels
+	p.policyErr = nil
+	for _, l := range levels {
+		if l.err != nil {
+			p.policyErr = l.err
+		}
+	}
 	for _, e := range p.list {
 		if e.h.draining || e.Weight == 0 {
 			e.h.word.Or(closed)
 		}
 	}
 	for _, h := range p.hosts {
+		h.countsLocked() // now and then
 		if !h.member {
 			h.word.Or(closed)
 			h.freeLocked()
@@ -370,27 +379,29 @@ func (p *Pool[T]) levelLocked(priority uint8, use, usable []*endpoint[T], now in
 	}
 	var picker Picker
 	if prev != nil {
-		picker = prev.picker
+		picker = prev.made
 	}
-	return &level{l, p.build(View{l}, picker)}
+	next := &level{list: l}
+	next.made, next.err = p.build(View{l}, picker)
+	if next.picker = next.made; next.err != nil {
+		next.made, next.picker = nil, twoPolicy{}.Build(View{l}, nil)
+		p.emitLocked(Event{Kind: PolicyFailed, Priority: priority, Err: next.err})
+	}
+	return next
 }
 
 // build has the Policy make a Picker. If it panics, or returns none, requests go by PowerOfTwoChoices
 // until the next change: that is better than no requests at all.
-func (p *Pool[T]) build(v View, prev Picker) (picker Picker) {
+func (p *Pool[T]) build(v View, prev Picker) (made Picker, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			p.policyErr = fmt.Errorf("loadbalance: Build panicked: %v", r)
-		} else if picker == nil {
-			p.policyErr = errNoPicker
-		} else {
-			p.policyErr = nil
-			return
+			made, err = nil, fmt.Errorf("loadbalance: Build panicked: %v", r)
 		}
-		p.emitLocked(Event{Kind: PolicyFailed, Err: p.policyErr})
-		picker = twoPolicy{}.Build(v, nil)
 	}()
-	return p.config.Policy.Build(v, prev)
+	if made = p.config.Policy.Build(v, prev); made == nil {
+		err = errNoPicker
+	}
+	return made, err
 }
 
 var errNoPicker = errors.New("loadbalance: Build has returned no Picker")

@@ -68,13 +68,18 @@ func (p zonePolicy) Build(v View, prev Picker) Picker {
 		members[x.zone] = append(members[x.zone], i)
 	}
 	z := &zoned{zones: make(map[string]*zone, len(members)), all: p.inner.Build(v, before.all)}
+	if z.all == nil {
+		return nil
+	}
 	for name, indices := range members {
 		n := &zone{view: v.choose(indices), indices: indices, stay: ^uint64(0)}
 		var old Picker
 		if b := before.zones[name]; b != nil {
 			old = b.picker
 		}
-		n.picker = p.inner.Build(n.view, old)
+		if n.picker = p.inner.Build(n.view, old); n.picker == nil {
+			return nil
+		}
 		healthy := float64(len(indices)) / float64(v.l.zones[name])
 		if able := overProvision * healthy; able < 1 && len(members) > 1 {
 			n.spills, n.stay = true, uint64(able*(1<<32)*(1<<32))
@@ -130,6 +135,12 @@ func (z *zoned) elsewhere(name string, v View, r Request) int {
 			return i
 		}
 		r.Hash = mix(r.Hash + golden) // for those that go by it
+	}
+	start, _ := below(v.l.core.rand(), len(v.l.infos))
+	for k := range v.l.infos {
+		if x := (start + k) % len(v.l.infos); v.l.infos[x].zone != name && !r.tried(v.l.infos[x].id) {
+			return x
+		}
 	}
 	return -1
 }
