@@ -65,26 +65,37 @@ func (p *progress) idle() time.Duration {
 	return time.Since(p.start) - time.Duration(p.last.Load())
 }
 
-// read reads from src, which is the caller's.
-func (p *progress) read(src io.Reader, b []byte) (int, error) {
+// read reads from src, which is the caller's. It has not failed if it was closed meanwhile.
+func (p *progress) read(src io.Reader, b []byte, closed *atomic.Bool) (int, error) {
 	p.waits.Store(true)
 	n, err := src.Read(b)
 	p.moved()
 	p.waits.Store(false)
 	if err != nil && err != io.EOF {
 		err = fmt.Errorf("%w: %w", ErrRequestBody, err)
-		p.fails.Store(true)
+		p.fails.Store(closed == nil || !closed.Load())
 	}
 	return n, err
 }
 
-// A watched is a body from GetBody of a request, or the first one.
+// A watched is a body from GetBody of a request, or the first one. Each try has one, and a progress, of
+// its own: one that Base goes on to read after its try says nothing of the next.
 type watched struct {
-	io.ReadCloser
-	p *progress
+	src    io.ReadCloser
+	p      *progress
+	closed atomic.Bool
 }
 
-func (w *watched) Read(b []byte) (int, error) { return w.p.read(w.ReadCloser, b) }
+func (w *watched) Read(b []byte) (int, error) {
+	return w.p.read(w.src, b, &w.closed)
+}
+
+// Close closes the body. What is read then fails for that, and not for what the caller did: Base closes it
+// when the endpoint breaks off.
+func (w *watched) Close() error {
+	w.closed.Store(true)
+	return w.src.Close()
+}
 
 var (
 	nopCloser         = reflect.TypeOf(io.NopCloser(struct{ io.Reader }{}))
@@ -174,7 +185,7 @@ func (b *replayReader) Read(p []byte) (int, error) {
 	if r.err != nil {
 		return 0, r.err
 	}
-	n, err := r.read(r.src, p)
+	n, err := r.read(r.src, p, nil)
 	if err != nil {
 		r.err = err
 	}

@@ -297,7 +297,7 @@ func (b *body) set(out *http.Request) {
 	default:
 		b.opened = true
 		if b.progress != nil {
-			out.Body = &watched{b.req.Body, b.progress}
+			out.Body = &watched{src: b.req.Body, p: b.progress}
 		}
 	}
 	switch {
@@ -309,7 +309,7 @@ func (b *body) set(out *http.Request) {
 			if err != nil {
 				return nil, err
 			}
-			return &watched{again, p}, nil
+			return &watched{src: again, p: p}, nil
 		}
 	case b.replay.max > 0:
 		out.GetBody = b.replay.getBody
@@ -329,7 +329,8 @@ func (b *body) rewind() bool {
 	case b.req.GetBody != nil:
 		if again, err := b.req.GetBody(); err == nil {
 			if b.progress != nil {
-				again = &watched{again, b.progress}
+				b.progress = &progress{start: b.progress.start}
+				again = &watched{src: again, p: b.progress}
 			}
 			b.again = again
 			return true

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -1237,4 +1238,58 @@ func TestNoBody(t *testing.T) {
 		require.Error(t, ctx.Err())
 		require.EqualValues(t, 1, outcomes(pool, 0, loadbalance.OK))
 	}
+}
+
+// A body that Base goes on to read after its try has ended says nothing of the next try: neither that the
+// caller is waited for, nor that it has failed.
+func TestBodyOfTheTryBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, loadbalance.Config[*url.URL]{}, "http://a", "http://b")
+		tries := 0
+		tr := newTransport(t, pool, TransportConfig{Tries: 2, TryTimeout: time.Second, Base: roundTrip(func(r *http.Request) (*http.Response, error) {
+			if tries++; tries == 1 {
+				go r.Body.Read(make([]byte, 1)) // and it is never closed
+				synctest.Wait()
+				return reply(503, ""), nil
+			}
+			<-r.Context().Done()
+			return nil, context.Cause(r.Context())
+		})})
+		first, w := io.Pipe()
+		defer w.Close()
+		req := newRequest(t, "PUT", "http://s", first)
+		req.GetBody = func() (io.ReadCloser, error) { r, _ := io.Pipe(); return io.NopCloser(r), nil }
+		start := time.Now()
+		_, err := tr.RoundTrip(req)
+		require.ErrorIs(t, err, ErrTryTimeout)
+		require.Equal(t, time.Second, time.Since(start))
+		require.EqualValues(t, 1, outcomes(pool, 0, loadbalance.Timeout)+outcomes(pool, 1, loadbalance.Timeout))
+	})
+}
+
+// An endpoint that breaks off while the body is sent is charged with that, over HTTP/2 too, where Base closes the
+// body that it is reading.
+func TestEndpointBreaksOffWhileSending(t *testing.T) {
+	n := 0
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n++; n == 1 {
+			io.ReadFull(r.Body, make([]byte, 1))
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	pool := newPool(t, loadbalance.Config[*url.URL]{}, s.URL)
+	tr := newTransport(t, pool, TransportConfig{Base: s.Client().Transport})
+	body, sent := io.Pipe()
+	go sent.Write([]byte("x")) // and nothing more
+	req := newRequest(t, "PUT", "http://s", body)
+	req.GetBody = func() (io.ReadCloser, error) { r, w := io.Pipe(); w.Close(); return r, nil }
+	resp, err := tr.RoundTrip(req)
+	require.NoError(t, err)
+	require.Equal(t, 200, resp.StatusCode)
+	resp.Body.Close()
+	require.EqualValues(t, 1, outcomes(pool, 0, loadbalance.ServerError))
 }
