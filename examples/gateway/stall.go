@@ -203,6 +203,12 @@ func (s *stream) write(f func()) {
 	f()
 	s.mu.Lock()
 	_ = s.c.SetWriteDeadline(s.end)
+	// With HTTP/2 a client may take answers while it leaves its side open, as in a gRPC stream: as long as
+	// there are some, it is not one that has stalled.
+	if !s.http1 && !s.whole && !s.timedOut && !s.ended && !s.until.IsZero() {
+		s.until = time.Now().Add(s.idle)
+		_ = s.c.SetReadDeadline(s.until)
+	}
 	s.mu.Unlock()
 }
 

@@ -189,3 +189,36 @@ func TestDeadlines(t *testing.T) {
 type lateBody struct{}
 
 func (lateBody) Read([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
+
+// A client of HTTP/2 that leaves its side open gets what comes, for longer than the idle time.
+func TestOpenSideOverHTTP2(t *testing.T) {
+	a := serveBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		c := http.NewResponseController(w)
+		assert.NoError(t, c.EnableFullDuplex())
+		for range 10 {
+			io.WriteString(w, "x")
+			c.Flush()
+			select {
+			case <-time.After(250 * time.Millisecond):
+			case <-r.Context().Done():
+				return
+			}
+		}
+	})
+	f := startGateway(t, "listeners: [{address: \"127.0.0.1:0\", body_idle_timeout: 2s, tls: {self_signed: [a]}}]\n"+
+		pools(map[string]*httptest.Server{"a": a})+"routes: [{name: r, prefix: /, pool: a}]\n")
+	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+	defer tr.CloseIdleConnections()
+	body, open := io.Pipe()
+	defer open.Close()
+	go open.Write([]byte("x"))
+	req, err := http.NewRequest("POST", f.url(0)+"/", body)
+	require.NoError(t, err)
+	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, 2, resp.ProtoMajor)
+	got, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, "xxxxxxxxxx", string(got))
+}
