@@ -87,15 +87,11 @@ type Breaker struct {
 	steps      [10]struct{ ok, failed int }
 	step       int64 // Closed: the time of the current one, in tenths of Window
 
-	changes changes
+	changes notices[change]
 }
 
-// changes are those that OnChange has not been called for.
-type changes struct {
-	mu      sync.Mutex
-	queue   [][2]BreakerState
-	calling bool
-}
+// A change is one of state.
+type change struct{ from, to BreakerState }
 
 // NewBreaker returns a closed Breaker. It returns an error if a field is out of range.
 func NewBreaker(c BreakerConfig) (*Breaker, error) {
@@ -220,8 +216,9 @@ func (b *Breaker) done(generation, round uint64, o Outcome) {
 		ok, failed = ok+s.ok, failed+s.failed
 	}
 	c := &b.config
+	// By division, as 7 of 100 are 0.07, but 0.07 · 100 is more than 7.
 	if c.ConsecutiveFailures > 0 && b.streak >= c.ConsecutiveFailures ||
-		c.FailureRate > 0 && ok+failed >= c.MinRequests && float64(failed)/float64(ok+failed) >= c.FailureRate { // 0.07 · 100 is more than 7
+		c.FailureRate > 0 && ok+failed >= c.MinRequests && float64(failed)/float64(ok+failed) >= c.FailureRate {
 		b.enterLocked(Open, now)
 	}
 }
@@ -238,9 +235,7 @@ func (b *Breaker) stepLocked(now time.Duration) {
 
 func (b *Breaker) enterLocked(s BreakerState, now time.Duration) {
 	if s != b.state && b.config.OnChange != nil {
-		b.changes.mu.Lock()
-		b.changes.queue = append(b.changes.queue, [2]BreakerState{b.state, s})
-		b.changes.mu.Unlock()
+		b.changes.add(change{b.state, s})
 	}
 	b.state = s
 	b.generation++
@@ -257,27 +252,10 @@ func (b *Breaker) waitLocked(now time.Duration) {
 	}
 }
 
-// flush calls OnChange; if somebody is about it already, it leaves the rest to them.
+// flush calls OnChange. It must be called without mu.
 func (b *Breaker) flush() {
-	if b.config.OnChange == nil {
-		return
-	}
-	c := &b.changes
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.calling {
-		return
-	}
-	c.calling = true
-	defer func() { c.calling = false }()
-	for len(c.queue) > 0 {
-		next := c.queue[0]
-		c.queue = c.queue[1:]
-		func() {
-			c.mu.Unlock()
-			defer c.mu.Lock()
-			b.config.OnChange(next[0], next[1])
-		}()
+	if f := b.config.OnChange; f != nil {
+		b.changes.flush(func(c change) { f(c.from, c.to) })
 	}
 }
 

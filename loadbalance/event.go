@@ -52,46 +52,52 @@ func (k EventKind) String() string {
 	return fmt.Sprintf("EventKind(%d)", uint8(k))
 }
 
-// events are those that OnEvent has not been called for.
-type events struct {
+// notices are those that a callback has not been called for, in order.
+type notices[E any] struct {
 	mu      sync.Mutex
-	queue   []Event
-	calling bool // somebody calls OnEvent
+	queue   []E
+	calling bool // somebody calls it
 }
 
-// emitLocked has OnEvent called by flush, unless the Pool is closed. It needs the mutex of the Pool, so
-// that events are in order.
-func (p *Pool[T]) emitLocked(e Event) {
-	if p.config.OnEvent == nil || p.closed {
-		return
-	}
-	p.events.mu.Lock()
-	p.events.queue = append(p.events.queue, e)
-	p.events.mu.Unlock()
+// add has the callback called with e by flush. Who adds holds the lock of what e is about, so that the
+// order is that of what has happened.
+func (n *notices[E]) add(e E) {
+	n.mu.Lock()
+	n.queue = append(n.queue, e)
+	n.mu.Unlock()
 }
 
-// flush calls OnEvent, without the mutex of the Pool. If somebody is about it already, who may be the
-// caller of this, in OnEvent, it leaves the rest to them.
-func (p *Pool[T]) flush() {
-	if p.config.OnEvent == nil {
+// flush calls the callback, if there is one, outside of all locks. If somebody is about it already, who
+// may be the caller of this, in the callback, it leaves the rest to them.
+func (n *notices[E]) flush(callback func(E)) {
+	if callback == nil {
 		return
 	}
-	e := &p.events
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.calling {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.calling {
 		return
 	}
-	e.calling = true
-	defer func() { e.calling = false }()
-	for len(e.queue) > 0 {
-		next := e.queue[0]
-		e.queue = e.queue[1:]
+	n.calling = true
+	defer func() { n.calling = false }()
+	for len(n.queue) > 0 {
+		next := n.queue[0]
+		n.queue = n.queue[1:]
 		func() {
-			e.mu.Unlock()
-			defer e.mu.Lock()
-			p.config.OnEvent(next)
+			n.mu.Unlock()
+			defer n.mu.Lock()
+			callback(next)
 		}()
 	}
-	e.queue = nil
+	n.queue = nil
 }
+
+// emitLocked has OnEvent called by flush, unless the Pool is closed.
+func (p *Pool[T]) emitLocked(e Event) {
+	if p.config.OnEvent != nil && !p.closed {
+		p.events.add(e)
+	}
+}
+
+// flush calls OnEvent. It must be called without the mutex of the Pool.
+func (p *Pool[T]) flush() { p.events.flush(p.config.OnEvent) }

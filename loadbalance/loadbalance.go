@@ -134,7 +134,7 @@ type Pool[T any] struct {
 	stop    context.CancelFunc
 	stopped context.Context
 	running sync.WaitGroup
-	events  events
+	events  notices[Event]
 }
 
 // An endpoint is one of a set. It is never changed.
