@@ -1,0 +1,60 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Pinned is a router with exceptions: a few keys, of celebrities or of great customers, have shards of their own,
+// and all others are where another router says. The exceptions stand in memory; where there are many, or
+// they change, use a Directory.
+//
+// Pinned is a Locator, a Router and a Lister. It is safe for concurrent use by multiple goroutines if the
+// other router is. The zero value cannot be used.
+type Pinned[K comparable] struct {
+	base Locator[K]
+	pins map[K]ID
+}
+
+// NewPinned returns a router to the shards of pins, and of base, which must be a Lister, for all other keys.
+func NewPinned[K comparable](base Locator[K], pins map[K]ID) (*Pinned[K], error) {
+	if base == nil {
+		return nil, errors.New("shard: the router of all other keys is required")
+	}
+	if _, ok := base.(Lister); !ok {
+		return nil, fmt.Errorf("shard: the router of all other keys must be a Lister, got %T", base)
+	}
+	for k, id := range pins {
+		switch {
+		case id == "":
+			return nil, fmt.Errorf("shard: pins must have a shard for each key, got none for %v", k)
+		case k != k:
+			return nil, fmt.Errorf("shard: pins must have keys that equal themselves, got %v", k)
+		}
+	}
+	return &Pinned[K]{base, maps.Clone(pins)}, nil
+}
+
+// Locate returns the placement of k. Its epoch and state are those that base returns, and so is the part,
+// which is not unique within the shard of an exception. It takes as long as base and a look-up in a map.
+func (r *Pinned[K]) Locate(k K) Placement {
+	p := r.base.Locate(k)
+	if id, ok := r.pins[k]; ok {
+		return Placement{Shard: id, Part: p.Part, Epoch: p.Epoch}
+	}
+	return p
+}
+
+// Route returns the placement of k, or ErrNoShard if no shard is responsible.
+func (r *Pinned[K]) Route(_ context.Context, k K) (Placement, error) { return route(r, k) }
+
+// Shards returns the shards of base and of the exceptions, each once, sorted.
+func (r *Pinned[K]) Shards() []ID {
+	ids := r.base.(Lister).Shards()
+	ids = slices.AppendSeq(slices.Clone(ids), maps.Values(r.pins))
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
