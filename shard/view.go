@@ -73,11 +73,17 @@ func kindOf(f form) KeyKind {
 // textOf returns the bytes of a key of kind Text, which must not be kept.
 func textOf(k unsafe.Pointer, f form) string {
 	if f == formText {
-		return *(*string)(k)
+		return textAt(k)
 	}
 	b := bytesOf(k)
 	return unsafe.String(unsafe.SliceData(b), len(b))
 }
+
+// textAt returns a key that is a string.
+func textAt(k unsafe.Pointer) string { return *(*string)(k) }
+
+// wordAt returns a key that is an integer of 64 bits.
+func wordAt(k unsafe.Pointer) uint64 { return *(*uint64)(k) }
 
 // bytesOf returns a key that is a byte slice.
 func bytesOf(k unsafe.Pointer) []byte { return *(*[]byte)(k) }
@@ -86,7 +92,7 @@ func bytesOf(k unsafe.Pointer) []byte { return *(*[]byte)(k) }
 func numberOf(k unsafe.Pointer, f form) uint64 {
 	switch f {
 	case formInt64, formUint64:
-		return *(*uint64)(k)
+		return wordAt(k)
 	case formInt32:
 		return uint64(*(*int32)(k))
 	case formUint32:
