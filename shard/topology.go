@@ -162,7 +162,7 @@ func (t *Topology) Validate() error {
 	for i := range c.Parts {
 		p := &c.Parts[i]
 		if err := c.checkPart(p); err != nil {
-			return fmt.Errorf("shard: Parts: part %d: %w", p.ID, err)
+			return err
 		}
 		if seen[p.ID] {
 			return fmt.Errorf("shard: Parts must have different IDs, got two with %d", p.ID)
@@ -218,17 +218,20 @@ func (c *TopologyConfig) boundKind() KeyKind {
 }
 
 func (c *TopologyConfig) checkPart(p *Part) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("shard: Parts: part %d: "+format, append([]any{p.ID}, args...)...)
+	}
 	switch {
 	case p.Shard == "":
-		return errors.New("Shard is required")
+		return bad("Shard is required")
 	case int(p.State) >= len(stateNames):
-		return fmt.Errorf("State must be serving, migrating or fenced, got %v", p.State)
+		return bad("State must be serving, migrating or fenced, got %v", p.State)
 	case p.Target != "" && p.State == Serving:
-		return fmt.Errorf("Target must be left out while the part is serving, got %q", p.Target)
+		return bad("Target must be left out while the part is serving, got %q", p.Target)
 	case p.Target == p.Shard:
-		return fmt.Errorf("Target must be another shard than Shard, got %q for both", p.Target)
+		return bad("Target must be another shard than Shard, got %q for both", p.Target)
 	case p.Epoch == 0 || p.Epoch > c.Epoch:
-		return fmt.Errorf("Epoch must be from 1 to that of the topology, %d, got %d", c.Epoch, p.Epoch)
+		return bad("Epoch must be from 1 to that of the topology, %d, got %d", c.Epoch, p.Epoch)
 	}
 	for i, name := range []string{"Low", "High"} {
 		b := [...][]byte{p.Low, p.High}[i]
@@ -236,21 +239,21 @@ func (c *TopologyConfig) checkPart(p *Part) error {
 			continue
 		}
 		if len(b) != wordBytes {
-			return fmt.Errorf("%s must have %d bytes, for a bound of kind %v, got %d", name, wordBytes, c.boundKind(), len(b))
+			return bad("%s must have %d bytes, for a bound of kind %v, got %d", name, wordBytes, c.boundKind(), len(b))
 		}
 		w := binary.BigEndian.Uint64(b)
 		if c.Strategy != ByRange && w >= uint64(c.Slots) {
-			return fmt.Errorf("%s must be below Slots, %d, got %d", name, c.Slots, w)
+			return bad("%s must be below Slots, %d, got %d", name, c.Slots, w)
 		}
 		if c.boundKind() == Float && wordOfFloat(floatOf(w)) != w {
-			return fmt.Errorf("%s must be a number, got %x", name, b)
+			return bad("%s must be a number, got %x", name, b)
 		}
 		if w == 0 {
-			return fmt.Errorf("%s must be above the least key, or left out", name)
+			return bad("%s must be above the least key, or left out", name)
 		}
 	}
 	if len(p.Low) > 0 && len(p.High) > 0 && bytes.Compare(p.Low, p.High) >= 0 {
-		return fmt.Errorf("Low must be below High, got %s and %s", c.boundText(p.Low), c.boundText(p.High))
+		return bad("Low must be below High, got %s and %s", c.boundText(p.Low), c.boundText(p.High))
 	}
 	return nil
 }
