@@ -1,0 +1,600 @@
+package shard
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// newFakeDB returns a DB on shards a, b, c and d, whose keys go to them by their remainder.
+func newFakeDB(tb testing.TB, replicas int, c SQLConfig) (*DB[int64], *fakeCluster, *fakeRouter) {
+	tb.Helper()
+	ids := []ID{"a", "b", "c", "d"}
+	cluster := newFakeCluster(tb, replicas, ids...)
+	router := &fakeRouter{ids: ids}
+	db, err := OpenSQL(router, cluster.groups, c)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, db.Close()) })
+	return db, cluster, router
+}
+
+func put(tb testing.TB, db *DB[int64], k, v int64) {
+	tb.Helper()
+	_, err := db.Exec(tb.Context(), k, "put", k, v)
+	require.NoError(tb, err)
+}
+
+// get returns the number of a key, or -1.
+func get(ctx context.Context, tb testing.TB, db *DB[int64], k int64) int64 {
+	tb.Helper()
+	v := int64(-1)
+	if err := db.QueryRow(ctx, k, "get", k).Scan(&v); err != sql.ErrNoRows {
+		require.NoError(tb, err)
+	}
+	return v
+}
+
+func TestOpenSQL(t *testing.T) {
+	router := &fakeRouter{ids: []ID{"a", "b"}}
+	good := newFakeCluster(t, 1, "a", "b", "c").groups
+	a := good["a"]
+	for _, tt := range []struct {
+		name   string
+		router Router[int64]
+		groups map[ID]Group
+		config SQLConfig
+		want   string
+	}{
+		{"router", nil, good, SQLConfig{}, "shard: router must not be nil"},
+		{"no groups", router, nil, SQLConfig{}, "shard: groups must not be empty"},
+		{"no name", router, map[ID]Group{"": a}, SQLConfig{}, `shard: groups must not have "" as a shard`},
+		{"a hole", router, map[ID]Group{"a": a, "c": a}, SQLConfig{}, `shard: groups must have all shards of the router, got none for "b": unknown shard`},
+		{"primary", router, map[ID]Group{"a": a, "b": {}}, SQLConfig{}, `shard: Primary of "b" must not be nil`},
+		{"replica", router, map[ID]Group{"a": {Primary: a.Primary, Replicas: []Replica{{Name: "x"}}}}, SQLConfig{}, `shard: DB of replica "x" of "a" must not be nil`},
+		{"replica's name", router, map[ID]Group{"a": {Primary: a.Primary, Replicas: []Replica{{DB: a.Primary}}}}, SQLConfig{}, `shard: Name of replica 0 of "a" must not be empty`},
+		{"the same name", router, map[ID]Group{"a": {Primary: a.Primary, Replicas: []Replica{{Name: "x", DB: a.Primary}, {Name: "x", DB: a.Primary}}}}, SQLConfig{}, `shard: Name of replicas of "a" must differ, got "x" twice`},
+		{"Name", router, good, SQLConfig{Name: string(make([]byte, 65))}, "shard: Name must be at most 64 bytes, got 65"},
+		{"Consistency", router, good, SQLConfig{Consistency: -3}, "shard: Consistency must be Primary, Eventual, ReadYourWrites or a BoundedStaleness, got Consistency(-3)"},
+		{"MaxWait", router, good, SQLConfig{MaxWait: -1}, "shard: MaxWait must be between 0 and 1h, got -1ns"},
+		{"MaxWait", router, good, SQLConfig{MaxWait: math.MaxInt64}, "shard: MaxWait must be between 0 and 1h, got 2562047h47m16.854775807s"},
+		{"LagCache", router, good, SQLConfig{LagCache: -1}, "shard: LagCache must be between 0 and 1h, got -1ns"},
+		{"ProbeInterval", router, good, SQLConfig{ProbeInterval: 1}, "shard: ProbeInterval must be 0, or between 10ms and 1h, got 1ns"},
+		{"Heartbeat", router, good, SQLConfig{Heartbeat: 2 * time.Hour}, "shard: Heartbeat must be 0, or between 10ms and 1h, got 2h0m0s"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := OpenSQL(tt.router, tt.groups, tt.config)
+			require.EqualError(t, err, tt.want)
+		})
+	}
+
+	db, err := OpenSQL(router, good, SQLConfig{})
+	require.NoError(t, err)
+	require.Equal(t, []ID{"a", "b"}, db.Shards(), "those of the router")
+	g, err := db.Shard("c")
+	require.NoError(t, err)
+	require.Same(t, good["c"].Primary, g.Primary)
+	g.Replicas[0].Name = "changed"
+	good["c"].Replicas[0].Name = "changed"
+	again, _ := db.Shard("c")
+	require.Equal(t, "r0", again.Replicas[0].Name)
+	_, err = db.Shard("d")
+	require.ErrorIs(t, err, ErrUnknownShard)
+	require.EqualError(t, err, `shard: "d": unknown shard`)
+	require.NoError(t, db.Close())
+	require.NoError(t, db.Close())
+
+	// A router that is no Lister can name shards that are not there.
+	db, err = OpenSQL(routerFunc(func(k int64) (Placement, error) { return Placement{Shard: ID(rune('a' + k))}, nil }), good, SQLConfig{})
+	require.NoError(t, err)
+	require.Equal(t, []ID{"a", "b", "c"}, db.Shards(), "those of the groups")
+	for _, err := range everyErr(t, db, 3) {
+		require.ErrorIs(t, err, ErrUnknownShard)
+	}
+	db, err = OpenSQL(routerFunc(func(k int64) (Placement, error) { return Placement{}, nil }), good, SQLConfig{})
+	require.NoError(t, err)
+	for _, err := range everyErr(t, db, 3) {
+		require.ErrorIs(t, err, ErrNoShard)
+	}
+}
+
+type routerFunc func(k int64) (Placement, error)
+
+func (f routerFunc) Route(_ context.Context, k int64) (Placement, error) { return f(k) }
+
+// everyErr returns the errors of all methods that take a key.
+func everyErr(t *testing.T, db *DB[int64], k int64) map[string]error {
+	ctx := t.Context()
+	errs := map[string]error{}
+	_, errs["Exec"] = db.Exec(ctx, k, "put", k, 1)
+	rows, err := db.Query(ctx, k, "get", k)
+	if err == nil {
+		rows.Close()
+	}
+	errs["Query"] = err
+	var v int64
+	errs["QueryRow"] = db.QueryRow(ctx, k, "get", k).Scan(&v)
+	errs["ExecRow"] = db.ExecRow(ctx, k, "put", k, 1).Scan(&v)
+	errs["InTx"] = db.InTx(ctx, k, nil, func(*Tx[int64]) error { return nil })
+	errs["InTx ReadOnly"] = db.InTx(ctx, k, &sql.TxOptions{ReadOnly: true}, func(*Tx[int64]) error { return nil })
+	_, _, errs["On"] = db.On(ctx, k)
+	return errs
+}
+
+func TestRouting(t *testing.T) {
+	db, cluster, router := newFakeDB(t, 0, SQLConfig{})
+	for k := range int64(20) {
+		put(t, db, k, 100+k)
+	}
+	for k := range int64(20) {
+		require.Equal(t, 100+k, get(t.Context(), t, db, k))
+		rows, err := db.Query(t.Context(), k, "get", k)
+		require.NoError(t, err)
+		require.True(t, rows.Next())
+		require.False(t, rows.Next())
+		require.NoError(t, rows.Close())
+		d, p, err := db.On(t.Context(), k)
+		require.NoError(t, err)
+		require.Equal(t, Placement{Shard: router.ids[k%4], Part: PartID(k % 4), Epoch: 1}, p)
+		require.Same(t, cluster.groups[p.Shard].Primary, d)
+	}
+	for i, id := range router.ids {
+		want := [][2]int64{}
+		for k := int64(i); k < 20; k += 4 {
+			want = append(want, [2]int64{k, 100 + k})
+		}
+		require.Equal(t, want, cluster.primaries[id].visible())
+	}
+	require.EqualValues(t, -1, get(t.Context(), t, db, 77))
+
+	var v int64
+	require.NoError(t, db.ExecRow(t.Context(), 5, "put", 5, 7).Scan(&v))
+	require.EqualValues(t, 5, v)
+	require.EqualValues(t, 7, get(t.Context(), t, db, 5))
+
+	// Errors name the shard, and are those of the router as they are.
+	_, err := db.Exec(t.Context(), 6, "nonsense")
+	require.EqualError(t, err, `shard "c": syntax error in "nonsense"`)
+	_, err = db.Query(t.Context(), 6, "nonsense")
+	require.EqualError(t, err, `shard "c": syntax error in "nonsense"`)
+	row := db.QueryRow(t.Context(), 6, "nonsense")
+	require.Error(t, row.Err())
+	require.EqualError(t, row.Scan(), `shard "c": syntax error in "nonsense"`)
+	var failed *ShardError
+	require.ErrorAs(t, err, &failed)
+	require.Equal(t, ID("c"), failed.Shard)
+	router.err = errors.New("no route")
+	for method, err := range everyErr(t, db, 1) {
+		require.Equal(t, router.err, err, method)
+	}
+	stats := db.Stats()
+	require.Len(t, stats, 4)
+	require.Equal(t, GroupStats{Shard: "b", Writes: 6, PrimaryReads: 5 + 5 + 1 + 1}, stats[1])
+}
+
+func TestRow(t *testing.T) {
+	db, cluster, _ := newFakeDB(t, 0, SQLConfig{})
+	put(t, db, 0, 1)
+	ctx := t.Context()
+	row := db.QueryRow(ctx, 0, "get", 0)
+	var v int64
+	var raw sql.RawBytes
+	require.EqualError(t, row.Scan(&raw), `shard "a": shard: RawBytes cannot be scanned from a Row`)
+	require.EqualError(t, row.Scan(&v), "shard: Scan was called already")
+	require.Error(t, db.QueryRow(ctx, 0, "get", 0).Scan(&v, &v))
+	row = db.QueryRow(ctx, 4, "get", 4)
+	require.Equal(t, sql.ErrNoRows, row.Scan(&v))
+	require.Equal(t, sql.ErrNoRows, (&Row{}).Scan(&v))
+
+	a := cluster.primaries["a"]
+	broken := errors.New("broken")
+	a.failAt(broken, "next")
+	require.ErrorIs(t, db.QueryRow(ctx, 0, "get", 0).Scan(&v), broken)
+	a.failAt(broken, "close")
+	require.ErrorIs(t, db.QueryRow(ctx, 0, "get", 0).Scan(&v), broken, "as of sql.Row")
+	a.setFail(nil)
+
+	// One whose context ends before it is scanned.
+	ctx, cancel := context.WithCancel(ctx)
+	row = db.QueryRow(ctx, 0, "get", 0)
+	require.NoError(t, row.Err())
+	cancel()
+	if err := row.Scan(&v); err != nil { // the rows are closed by a goroutine
+		require.ErrorIs(t, err, context.Canceled)
+	}
+}
+
+func TestFenced(t *testing.T) {
+	db, cluster, router := newFakeDB(t, 1, SQLConfig{})
+	put(t, db, 1, 11)
+	router.place(1, Placement{Shard: "b", Part: 7, Epoch: 3, State: Fenced})
+	for method, err := range everyErr(t, db, 1) {
+		switch method {
+		case "Query", "QueryRow", "On", "InTx ReadOnly":
+			require.NoError(t, err, method)
+		default:
+			require.ErrorIs(t, err, ErrFenced, method)
+			require.EqualError(t, err, `shard: part 7 of "b": the part is fenced`, method)
+		}
+	}
+	require.Len(t, cluster.primaries["b"].log, 1)
+	router.place(1, Placement{Shard: "b", Part: 7, Epoch: 3, State: Migrating})
+	for method, err := range everyErr(t, db, 1) {
+		require.NoError(t, err, method)
+	}
+}
+
+func TestInTx(t *testing.T) {
+	db, cluster, router := newFakeDB(t, 0, SQLConfig{})
+	ctx := t.Context()
+	a := cluster.primaries["a"]
+	require.NoError(t, db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
+		require.Equal(t, ID("a"), tx.Shard())
+		_, err := tx.Exec(ctx, 0, "put", 0, 1)
+		require.NoError(t, err)
+		_, err = tx.Exec(ctx, 4, "put", 4, 2)
+		require.NoError(t, err)
+		var v int64
+		require.NoError(t, tx.QueryRow(ctx, 4, "get", 4).Scan(&v))
+		require.EqualValues(t, 2, v)
+		require.Equal(t, sql.ErrNoRows, tx.QueryRow(ctx, 8, "get", 8).Scan(&v))
+		rows, err := tx.Query(ctx, 0, "get", 0)
+		require.NoError(t, err)
+		require.True(t, rows.Next())
+		require.NoError(t, rows.Close())
+		require.NotNil(t, tx.Tx())
+		require.Empty(t, a.visible(), "not committed")
+
+		for k := range int64(3) {
+			k++
+			want := fmt.Sprintf(`shard: the transaction is in "a", the key in %q: the key belongs to another shard`, router.ids[k])
+			require.EqualError(t, tx.Check(k), want)
+			require.ErrorIs(t, tx.Check(k), ErrCrossShard)
+			_, err = tx.Exec(ctx, k, "put", k, 1)
+			require.EqualError(t, err, want)
+			_, err = tx.Query(ctx, k, "get", k)
+			require.EqualError(t, err, want)
+			require.EqualError(t, tx.QueryRow(ctx, k, "get", k).Scan(&v), want)
+		}
+		require.NoError(t, tx.Check(8))
+		return nil
+	}))
+	require.Equal(t, [][2]int64{{0, 1}, {4, 2}}, a.visible())
+	require.Empty(t, cluster.primaries["b"].log)
+
+	// All the ways in which it is not committed.
+	mine := errors.New("mine")
+	write := func(tx *Tx[int64]) {
+		_, err := tx.Exec(ctx, 0, "put", 0, 99)
+		require.NoError(t, err)
+	}
+	var kept *Tx[int64]
+	require.Equal(t, mine, db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
+		kept = tx
+		write(tx)
+		return mine
+	}))
+	require.PanicsWithValue(t, "oh", func() {
+		_ = db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
+			write(tx)
+			panic("oh")
+		})
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
+			write(tx)
+			runtime.Goexit()
+			return nil
+		})
+	})
+	wg.Wait()
+	require.ErrorIs(t, func() error {
+		ctx, cancel := context.WithCancel(ctx)
+		return db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
+			write(tx)
+			cancel()
+			return nil
+		})
+	}(), context.Canceled)
+	err := db.InTx(ctx, 0, &sql.TxOptions{ReadOnly: true}, func(tx *Tx[int64]) error {
+		_, err := tx.Exec(ctx, 0, "put", 0, 99)
+		return err
+	})
+	require.ErrorIs(t, err, errReadOnly)
+	for op, want := range map[string]bool{"begin": false, "commit": true} {
+		a.failAt(mine, op)
+		err = db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
+			write(tx)
+			return nil
+		})
+		require.ErrorIs(t, err, mine)
+		require.Equal(t, want, errors.Is(err, ErrOutcomeUnknown), op)
+		a.setFail(nil)
+	}
+	require.Equal(t, [][2]int64{{0, 1}, {4, 2}}, a.visible())
+	// A database that refuses to commit says so.
+	a.failAt(stateError("40001"), "commit")
+	err = db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error { return nil })
+	require.ErrorIs(t, err, stateError("40001"))
+	require.NotErrorIs(t, err, ErrOutcomeUnknown)
+	require.EqualError(t, err, `shard "a": SQLSTATE 40001`)
+	a.setFail(nil)
+	// One that has committed, and is gone before it says so.
+	a.lose = func() error { return net.ErrClosed }
+	err = db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
+		write(tx)
+		return nil
+	})
+	require.ErrorIs(t, err, ErrOutcomeUnknown)
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.EqualError(t, err, `shard "a": whether it was committed is not known: use of closed network connection`)
+	a.lose = nil
+	// One that f has ended.
+	err = db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error { return tx.Tx().Rollback() })
+	require.ErrorIs(t, err, sql.ErrTxDone)
+	require.NotErrorIs(t, err, ErrOutcomeUnknown)
+
+	require.EqualError(t, kept.Check(0), `shard: the transaction in "a" has ended with its function: sql: transaction has already been committed or rolled back`)
+	_, err = kept.Exec(ctx, 0, "put", 0, 1)
+	require.ErrorIs(t, err, sql.ErrTxDone)
+	require.ErrorIs(t, kept.QueryRow(ctx, 0, "get", 0).Scan(), sql.ErrTxDone)
+	require.Panics(t, func() { _ = db.InTx(ctx, 0, nil, nil) })
+}
+
+// A stateError is an error with a SQLSTATE.
+type stateError string
+
+func (e stateError) Error() string    { return "SQLSTATE " + string(e) }
+func (e stateError) SQLState() string { return string(e) }
+
+// A part that moves while there is a transaction.
+func TestInTxMoves(t *testing.T) {
+	serving := Placement{Shard: "a", Part: 9, Epoch: 5}
+	for _, tt := range []struct {
+		name       string
+		then       Placement
+		check, ctx error // of a transaction that writes
+		reads      error
+	}{
+		{"stays", serving, nil, nil, nil},
+		{"migrates", Placement{Shard: "a", Part: 9, Epoch: 6, State: Migrating}, nil, nil, nil},
+		{"fenced", Placement{Shard: "a", Part: 9, Epoch: 7, State: Fenced}, ErrFenced, nil, nil},
+		{"moved", Placement{Shard: "b", Part: 9, Epoch: 8}, ErrCrossShard, nil, ErrCrossShard},
+		{"and back", Placement{Shard: "a", Part: 9, Epoch: 11}, ErrStaleEpoch, nil, nil},
+	} {
+		for _, when := range []string{"check", "commit", "commit of another"} {
+			for _, reads := range []bool{false, true} {
+				t.Run(fmt.Sprint(tt.name, " ", when, " ", reads), func(t *testing.T) {
+					db, cluster, router := newFakeDB(t, 0, SQLConfig{})
+					ctx := t.Context()
+					router.place(0, serving)
+					router.place(4, Placement{Shard: "a", Part: 1, Epoch: 1})
+					key := int64(0)
+					if when == "commit of another" {
+						key = 4
+					}
+					want := tt.check
+					if reads {
+						want = tt.reads
+					}
+					err := db.InTx(ctx, key, &sql.TxOptions{ReadOnly: reads}, func(tx *Tx[int64]) error {
+						require.NoError(t, tx.Check(0))
+						if !reads {
+							_, err := tx.Exec(ctx, 0, "put", 0, 1)
+							require.NoError(t, err)
+						}
+						router.place(0, tt.then)
+						if when == "check" {
+							err := tx.Check(0)
+							require.ErrorIs(t, err, want)
+							return err
+						}
+						return nil
+					})
+					require.ErrorIs(t, err, want)
+					require.Equal(t, want == nil && !reads, len(cluster.primaries["a"].log) == 1)
+				})
+			}
+		}
+	}
+}
+
+func scanList(rows *sql.Rows) (all [][2]int64, err error) {
+	for rows.Next() {
+		var kv [2]int64
+		if err := rows.Scan(&kv[0], &kv[1]); err != nil {
+			return nil, err
+		}
+		all = append(all, kv)
+	}
+	return all, nil // the error of the rows is looked at by others
+}
+
+func scanPair(rows *sql.Rows) (kv [2]int64, err error) {
+	err = rows.Scan(&kv[0], &kv[1])
+	return kv, err
+}
+
+func byFirst(a, b [2]int64) int { return int(a[0] - b[0]) }
+
+func TestScatter(t *testing.T) {
+	db, cluster, router := newFakeDB(t, 0, SQLConfig{})
+	ctx := t.Context()
+	for k := range int64(10) {
+		put(t, db, k, k*k)
+	}
+	replies, err := Scatter(ctx, db, Policy{}, "list", nil, scanList)
+	require.NoError(t, err)
+	require.Equal(t, []Reply[[][2]int64]{
+		{"a", [][2]int64{{0, 0}, {4, 16}, {8, 64}}}, {"b", [][2]int64{{1, 1}, {5, 25}, {9, 81}}},
+		{"c", [][2]int64{{2, 4}, {6, 36}}}, {"d", [][2]int64{{3, 9}, {7, 49}}},
+	}, replies)
+	first := func(rows *sql.Rows) ([2]int64, error) {
+		require.True(t, rows.Next())
+		return scanPair(rows)
+	}
+	some, err := ScatterOn(ctx, db, []ID{"d", "b"}, Policy{}, "list", []any{1}, first)
+	require.NoError(t, err)
+	require.Equal(t, []Reply[[2]int64]{{"d", [2]int64{3, 9}}, {"b", [2]int64{1, 1}}}, some)
+
+	_, err = ScatterOn(ctx, db, []ID{"b", "x"}, Policy{}, "list", nil, scanList)
+	require.ErrorIs(t, err, ErrUnknownShard)
+	require.EqualError(t, err, `shard: 1 of 2 shards have failed: "x": unknown shard`)
+	_, err = ScatterOn(ctx, db, nil, Policy{}, "list", nil, scanList)
+	require.ErrorIs(t, err, ErrNoShard)
+	require.Panics(t, func() { _, _ = Scatter[int64, int](ctx, db, Policy{}, "list", nil, nil) })
+
+	// Everything that can fail in one shard, or in the function.
+	broken := errors.New("broken")
+	for _, op := range []string{"query", "next", "close"} {
+		cluster.primaries["c"].failAt(broken, op)
+		replies, err = Scatter(ctx, db, Policy{}, "list", nil, scanList)
+		var partial *PartialError
+		require.ErrorAs(t, err, &partial, op)
+		require.Equal(t, []*ShardError{{Shard: "c", Asked: true, Err: broken}}, partial.Failed, op)
+		require.Len(t, replies, 3)
+		cluster.primaries["c"].setFail(nil)
+	}
+	_, err = Scatter(ctx, db, Policy{}, "list", nil, func(rows *sql.Rows) (int, error) { return 0, broken })
+	require.ErrorIs(t, err, ErrAllFailed)
+	require.ErrorIs(t, err, broken)
+	require.Panics(t, func() {
+		_, _ = Scatter(ctx, db, Policy{}, "list", nil, func(rows *sql.Rows) (int, error) { panic("oh") })
+	})
+	router.ids = append(router.ids, "e")
+	_, err = Scatter(ctx, db, Policy{}, "list", nil, scanList)
+	require.EqualError(t, err, `shard: 1 of 5 shards have failed: "e": unknown shard`, "a hole is an error")
+}
+
+func TestScatterSorted(t *testing.T) {
+	db, cluster, _ := newFakeDB(t, 0, SQLConfig{})
+	ctx := t.Context()
+	for k := range int64(40) {
+		put(t, db, k, k*k)
+	}
+	collect := func(p Policy, limit int, args ...any) (keys []int64, errs []error) {
+		for kv, err := range Limit(limit, ScatterSorted(ctx, db, db.Shards(), p, "list", args, scanPair, byFirst)) {
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			keys = append(keys, kv[0])
+		}
+		return keys, errs
+	}
+	keys, errs := collect(Policy{}, 100)
+	require.Empty(t, errs)
+	require.Len(t, keys, 40)
+	require.True(t, slices.IsSorted(keys))
+	keys, errs = collect(Policy{}, 7, 7)
+	require.Empty(t, errs)
+	require.Equal(t, []int64{0, 1, 2, 3, 4, 5, 6}, keys)
+	for range ScatterSorted(ctx, db, db.Shards(), Policy{}, "list", nil, scanPair, byFirst) {
+		break // what is left open is found when the test ends
+	}
+
+	// A shard that fails at the beginning.
+	broken := errors.New("broken")
+	for _, enough := range []bool{false, true} {
+		cluster.primaries["c"].failAt(broken, "query")
+		p := Policy{}
+		if enough {
+			p.MinSuccess = 3
+		}
+		keys, errs = collect(p, 100)
+		require.Len(t, errs, 1)
+		var partial *PartialError
+		require.ErrorAs(t, errs[0], &partial)
+		require.Equal(t, ID("c"), partial.Failed[0].Shard)
+		require.Len(t, keys, map[bool]int{true: 30, false: 0}[enough])
+		n := 0
+		for _, err := range ScatterSorted(ctx, db, db.Shards(), p, "list", nil, scanPair, byFirst) {
+			require.ErrorIs(t, err, broken, "first of all")
+			n++
+			break
+		}
+		require.Equal(t, 1, n)
+	}
+	// And later.
+	var calls int
+	cluster.primaries["c"].setFail(func(_ context.Context, op string) error {
+		if op == "next" {
+			if calls++; calls > 3 {
+				return broken
+			}
+		}
+		return nil
+	})
+	keys, errs = collect(Policy{}, 100)
+	require.Equal(t, []int64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, keys)
+	require.Len(t, errs, 1)
+	require.EqualError(t, errs[0], `shard "c": broken`)
+	cluster.primaries["c"].setFail(nil)
+	// In the functions.
+	for kv, err := range ScatterSorted(ctx, db, db.Shards(), Policy{}, "list", nil, func(rows *sql.Rows) (kv [2]int64, err error) { return kv, broken }, byFirst) {
+		require.ErrorIs(t, err, broken)
+		require.Zero(t, kv)
+	}
+	require.PanicsWithValue(t, "oh", func() {
+		for range ScatterSorted(ctx, db, db.Shards(), Policy{}, "list", nil, scanPair, byFirst) {
+			panic("oh")
+		}
+	})
+	require.Panics(t, func() {
+		for range ScatterSorted(ctx, db, db.Shards(), Policy{}, "list", nil, func(rows *sql.Rows) (kv [2]int64, err error) { panic("oh") }, byFirst) {
+			continue
+		}
+	})
+	require.Panics(t, func() { ScatterSorted(ctx, db, db.Shards(), Policy{}, "list", nil, scanPair, nil) })
+	for _, err := range ScatterSorted(ctx, db, nil, Policy{}, "list", nil, scanPair, byFirst) {
+		require.ErrorIs(t, err, ErrNoShard)
+	}
+	canceled, cancel := context.WithCancel(ctx)
+	seen := 0
+	for _, err := range ScatterSorted(canceled, db, db.Shards(), Policy{}, "list", nil, scanPair, byFirst) {
+		if seen++; err != nil {
+			require.ErrorIs(t, err, context.Canceled)
+			break
+		}
+		cancel()
+	}
+	require.Greater(t, seen, 1)
+}
+
+// The time of a shard bounds its answer, not the loop.
+func TestScatterSortedPerShard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, cluster, _ := newFakeDB(t, 0, SQLConfig{})
+		for k := range int64(8) {
+			put(t, db, k, k)
+		}
+		cluster.primaries["b"].hang()
+		var keys []int64
+		var errs []error
+		start := time.Now()
+		for kv, err := range ScatterSorted(t.Context(), db, db.Shards(), Policy{PerShard: time.Second, MinSuccess: 1}, "list", nil, scanPair, byFirst) {
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			keys = append(keys, kv[0])
+			time.Sleep(time.Second)
+		}
+		require.Equal(t, []int64{0, 2, 3, 4, 6, 7}, keys)
+		require.Equal(t, 7*time.Second, time.Since(start))
+		require.Len(t, errs, 1)
+		require.ErrorIs(t, errs[0], context.DeadlineExceeded)
+		require.EqualError(t, errs[0], `shard: 1 of 4 shards have failed: "b": context deadline exceeded after 1s`)
+	})
+}

@@ -1,0 +1,219 @@
+package shard
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// ErrOutcomeUnknown is returned of a transaction that was to be committed, when the answer did not come: it may
+// have been committed, or not, or may yet be.
+var ErrOutcomeUnknown = errors.New("whether it was committed is not known")
+
+// A Tx is a transaction in one database: that of the key that InTx was called with. All keys that it is used
+// with must be there, and each method takes the one that its statement is about: it returns ErrCrossShard,
+// and does nothing, if that is on another shard.
+//
+// A Tx is safe for concurrent use by multiple goroutines, as much as an sql.Tx is: a statement cannot be
+// executed while the rows of another are read. It cannot be used after InTx has returned. The zero value
+// cannot be used.
+type Tx[K any] struct {
+	db    *DB[K]
+	tx    *sql.Tx
+	shard ID
+	reads bool // ReadOnly
+	ended atomic.Bool
+
+	mu    sync.Mutex
+	parts map[PartID]checkedPart[K]
+}
+
+// A checkedPart is a part that a key of a Tx is in, with the first such key, by which it is found again.
+type checkedPart[K any] struct {
+	key   K
+	epoch uint64
+}
+
+// InTx calls f with a transaction in the shard that has the key, and commits it if f returns nil. If f returns
+// an error, that is returned, and the transaction is rolled back; and so it is if f panics or calls
+// runtime.Goexit, which go on then. When ctx ends, so does the transaction. It is never tried again here.
+//
+// With opts.ReadOnly it goes where the Consistency says, and otherwise to the primary; then all keys that it
+// is used with must be on parts that are not fenced. Before it is committed, it is looked at those parts
+// again: if one is fenced now, the error is ErrFenced; if it is on another shard, ErrCrossShard; and if it
+// was anywhere else in between, ErrStaleEpoch. In all three cases the transaction is rolled back, and can be
+// tried again. The part may still be fenced between that look and the commit.
+//
+// If it was not the database that refused to commit, but its answer did not come, the error is
+// ErrOutcomeUnknown. Who tries that again must make sure that it does no harm to do it twice.
+//
+// A session is told of a transaction that was committed, or may have been, as of an Exec.
+func (db *DB[K]) InTx(ctx context.Context, key K, opts *sql.TxOptions, f func(*Tx[K]) error) (err error) {
+	if f == nil {
+		panic("shard: the function of a transaction must not be nil")
+	}
+	reads := opts != nil && opts.ReadOnly
+	var p Placement
+	var g *group
+	if reads {
+		p, g, err = db.route(ctx, key)
+	} else {
+		p, g, err = db.routeWrite(ctx, key)
+	}
+	if err != nil {
+		return err
+	}
+	t := &Tx[K]{db: db, shard: p.Shard, reads: reads, parts: map[PartID]checkedPart[K]{p.Part: {key, p.Epoch}}}
+	done := func(error) {}
+	if reads {
+		done, err = g.read(ctx, g.hashOf(p), func(d *sql.DB) (err error) {
+			t.tx, err = d.BeginTx(ctx, opts)
+			return err
+		})
+	} else {
+		t.tx, err = g.primary.BeginTx(ctx, opts)
+	}
+	if err != nil {
+		return g.failed(err)
+	}
+	returned := false
+	defer func() {
+		t.ended.Store(true)
+		_ = t.tx.Rollback() // ErrTxDone, if it was committed
+		if !returned {
+			done(context.Canceled) // the database has done nothing wrong
+		}
+	}()
+	err = f(t)
+	t.ended.Store(true)
+	if err == nil {
+		err = t.commit(ctx, g)
+	}
+	returned = true
+	done(g.blame(ctx, err))
+	return err
+}
+
+// commit commits the transaction, if its keys are where they were.
+func (t *Tx[K]) commit(ctx context.Context, g *group) error {
+	if err := ctx.Err(); err != nil {
+		return g.failed(err) // it was not tried
+	}
+	if err := t.checkAgain(ctx); err != nil {
+		return err
+	}
+	err := t.tx.Commit()
+	if !t.reads {
+		g.wrote(ctx, err)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case t.reads || refused(err) || errors.Is(err, sql.ErrTxDone): // which is also what a Tx is that ctx has ended
+		return g.failed(err)
+	}
+	return g.failed(fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
+}
+
+// Shard returns the shard that the transaction is in.
+func (t *Tx[K]) Shard() ID { return t.shard }
+
+// Tx returns the transaction, for what is not covered here: statements without a key, or prepared ones. It
+// must be neither committed nor rolled back.
+func (t *Tx[K]) Tx() *sql.Tx { return t.tx }
+
+// Check returns nil if a statement about the key belongs in this transaction. It returns an error that is
+// ErrCrossShard if the key is on another shard; ErrFenced if its part is fenced, unless the transaction is
+// ReadOnly; ErrStaleEpoch if the part has been elsewhere since another key of it was checked; and
+// sql.ErrTxDone if InTx has returned, or is about to.
+func (t *Tx[K]) Check(key K) error { return t.check(context.Background(), key) }
+
+// check is Check, with the context of a statement.
+func (t *Tx[K]) check(ctx context.Context, key K) error {
+	if t.ended.Load() {
+		return fmt.Errorf("shard: the transaction in %q has ended with its function: %w", t.shard, sql.ErrTxDone)
+	}
+	p, err := t.db.router.Route(ctx, key)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before, ok := t.parts[p.Part]
+	if !ok {
+		before.epoch = p.Epoch
+	}
+	if err := t.fits(p, before.epoch); err != nil {
+		return err
+	}
+	if !ok {
+		t.parts[p.Part] = checkedPart[K]{key, p.Epoch}
+	}
+	return nil
+}
+
+// checkAgain checks one key of each part.
+func (t *Tx[K]) checkAgain(ctx context.Context) error {
+	t.mu.Lock()
+	parts := slices.Collect(maps.Values(t.parts))
+	t.mu.Unlock()
+	for _, c := range parts {
+		p, err := t.db.router.Route(ctx, c.key)
+		if err != nil {
+			return err
+		}
+		if err := t.fits(p, c.epoch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fits checks a placement of a part that had the epoch before. A part whose migration has begun meanwhile is
+// still where it was. One that serves under another epoch may have moved away and back, without what this
+// transaction has locked or seen.
+func (t *Tx[K]) fits(p Placement, before uint64) error {
+	switch {
+	case p.Shard != t.shard:
+		return fmt.Errorf("shard: the transaction is in %q, the key in %q: %w", t.shard, p.Shard, ErrCrossShard)
+	case t.reads:
+		return nil
+	case p.State == Fenced:
+		return fencedError(p)
+	case p.Epoch != before && p.State != Migrating:
+		return fmt.Errorf("shard: part %d of %q had epoch %d, and now has %d: %w", p.Part, p.Shard, before, p.Epoch, ErrStaleEpoch)
+	}
+	return nil
+}
+
+// Exec executes a statement about the key, after Check.
+func (t *Tx[K]) Exec(ctx context.Context, key K, query string, args ...any) (sql.Result, error) {
+	if err := t.check(ctx, key); err != nil {
+		return nil, err
+	}
+	return t.tx.ExecContext(ctx, query, args...)
+}
+
+// Query executes a statement about the key that returns rows, after Check. The rows must be closed.
+func (t *Tx[K]) Query(ctx context.Context, key K, query string, args ...any) (*sql.Rows, error) {
+	if err := t.check(ctx, key); err != nil {
+		return nil, err
+	}
+	return t.tx.QueryContext(ctx, query, args...)
+}
+
+// QueryRow executes a statement about the key that returns at most one row, after Check, whose error is
+// returned by Scan, too. Scan must be called.
+func (t *Tx[K]) QueryRow(ctx context.Context, key K, query string, args ...any) *Row {
+	if err := t.check(ctx, key); err != nil {
+		return &Row{err: err}
+	}
+	row := &Row{}
+	row.err = row.query(ctx, t.tx, query, args)
+	return row
+}
