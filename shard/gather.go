@@ -20,8 +20,7 @@ var (
 	// ErrAllFailed is what a PartialError also is, for errors.Is, if no shard has answered.
 	ErrAllFailed = errors.New("all shards have failed")
 	// ErrGivenUp is why the contexts of shards end, and why shards are not asked any more, when
-	// FailFast is set and too many have failed. The error of such a shard is that, for errors.Is, if
-	// it is the error of its context.
+	// FailFast is set and too many have failed. The errors of such shards are that, for errors.Is.
 	ErrGivenUp = errors.New("given up, as too many others have failed")
 )
 
@@ -41,8 +40,9 @@ type ShardError struct {
 	Shard ID
 	// Asked is whether the function that asks was called. If it was not, nothing can have changed.
 	Asked bool
-	// Err is what that function has returned. Where that is the error of its context, Err also is
-	// the reason for which the context has ended. If it was not asked, Err is why.
+	// Err is what that function has returned. If its context had ended by then, Err is also the error of
+	// the context, and its cause, as not all drivers return these. If the shard was not asked,
+	// these are all it is.
 	Err error
 }
 
@@ -424,10 +424,10 @@ func (r *round[R]) fell(v any) {
 		r.crash = crash
 	}
 	r.mu.Unlock()
-	r.cancel(errCrashed)
 	if first && r.crashed != nil {
-		close(r.crashed)
+		close(r.crashed) // before what others return because of that can be an answer
 	}
+	r.cancel(errCrashed)
 }
 
 // fail notes that shard i has failed.
@@ -472,21 +472,30 @@ func (r *round[R]) partial() error {
 	return e
 }
 
-// because returns err, and if it is the error of ctx, which has ended, the reason for that as well, if it
-// says more.
+// because returns err with the error of ctx and the cause, where ctx has ended, and err is not these already.
 func because(ctx context.Context, err error) error {
 	ended := ctx.Err()
-	if ended == nil || !errors.Is(err, ended) {
+	if ended == nil {
 		return err
 	}
 	cause := context.Cause(ctx)
-	if slow, ok := cause.(*slowError); ok {
-		return fmt.Errorf("%w after %v", err, slow.after) // it stands behind the name
+	told := errors.Is(err, ended)
+	if slow, ok := cause.(*slowError); ok { // it stands behind the name of the shard
+		if told {
+			return fmt.Errorf("%w after %v", err, slow.after)
+		}
+		return fmt.Errorf("%w (%w after %v)", err, ended, slow.after)
 	}
-	if errors.Is(err, cause) {
+	switch more := !errors.Is(err, cause) && cause != ended; {
+	case told && more:
+		return fmt.Errorf("%w: %w", err, cause)
+	case told:
 		return err
+	case more:
+		return fmt.Errorf("%w (%w: %w)", err, ended, cause)
+	default:
+		return fmt.Errorf("%w (%w)", err, ended)
 	}
-	return fmt.Errorf("%w: %w", err, cause)
 }
 
 // A slowError is why the context of a shard ends after Policy.PerShard.

@@ -632,20 +632,35 @@ func TestContextEnds(t *testing.T) {
 	})
 }
 
-// An error that has nothing to do with the end of the context stays as it is.
+// An error tells that the context had ended, and why, whether it is the error of the context or not.
 func TestBecause(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(t.Context())
-	own := errors.New("own")
-	require.Equal(t, context.Canceled, because(ctx, context.Canceled))
-	cancel(own)
-	require.Equal(t, own, because(ctx, own))
-	joined := errors.Join(context.Canceled, own)
-	require.Equal(t, joined, because(ctx, joined))
-	require.Equal(t, context.DeadlineExceeded, because(ctx, context.DeadlineExceeded))
-	require.EqualError(t, because(ctx, context.Canceled), "context canceled: own")
-	ctx, cancel = context.WithCancelCause(t.Context())
-	cancel(nil)
-	require.Equal(t, context.Canceled, because(ctx, context.Canceled))
+	own, why := errors.New("own"), errors.New("why")
+	for _, x := range []struct {
+		err, cause error
+		want       string
+	}{
+		{own, why, "own (context canceled: why)"},
+		{own, nil, "own (context canceled)"},
+		{own, own, "own (context canceled)"},
+		{own, context.DeadlineExceeded, "own (context canceled: context deadline exceeded)"},
+		{own, &slowError{"a", time.Second}, "own (context canceled after 1s)"},
+		{context.Canceled, why, "context canceled: why"},
+		{context.Canceled, nil, "context canceled"},
+		{context.Canceled, &slowError{"a", time.Second}, "context canceled after 1s"},
+		{fmt.Errorf("driver: %w", context.Canceled), why, "driver: context canceled: why"},
+		{errors.Join(context.Canceled, why), why, "context canceled\nwhy"},
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		require.Equal(t, x.err, because(ctx, x.err))
+		cancel(x.cause)
+		got := because(ctx, x.err)
+		require.EqualError(t, got, x.want)
+		require.ErrorIs(t, got, x.err)
+		require.ErrorIs(t, got, context.Canceled)
+		if _, slow := x.cause.(*slowError); !slow {
+			require.ErrorIs(t, got, context.Cause(ctx))
+		}
+	}
 }
 
 func TestGatherAllocs(t *testing.T) {

@@ -69,13 +69,19 @@ func (r *round[R]) stream(yield func(Reply[R], error) bool) bool {
 	defer close(r.left)
 	r.start(r.workers)
 	for range r.shards {
+		var a answer[R]
 		select {
-		case a := <-r.answers:
-			if !yield(a.reply, a.err) {
-				return false
-			}
+		case a = <-r.answers:
 		case <-r.crashed:
-			return false // end does not return
+		}
+		select {
+		case <-r.crashed: // a, if there is one, may be an error that comes of that
+			r.cancel(errCrashed) // the call that has crashed may not have come to it yet
+			return false         // and end does not return
+		default:
+		}
+		if !yield(a.reply, a.err) {
+			return false
 		}
 	}
 	return true
