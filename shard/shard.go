@@ -122,22 +122,28 @@ var (
 )
 
 // A Policy says how many shards are asked at once, and how many must answer. The zero value asks all at
-// once, and wants all to answer.
+// once, and wants all to answer. It is for Gather and Stream, which refuse negative values, and a MinSuccess
+// of more shards than they are given.
 type Policy struct {
 	_ struct{}
 
 	// Concurrency is how many shards are asked at the same time. 0: all.
 	Concurrency int
-	// MinSuccess is how many must succeed for the result to be of use. 0: all.
+	// MinSuccess is how many must succeed for the result to be of use, which PartialError.Enough tells.
+	// All are asked, also when so many have. 0: all.
 	MinSuccess int
-	// PerShard bounds the time of each shard. 0: only the caller's context does.
+	// PerShard bounds the time of each shard, from when it is asked: the time in which it waits for
+	// others, because of Concurrency, does not count. 0: only the caller's context does.
 	PerShard time.Duration
 	// FailFast ends all the others as soon as so many have failed that MinSuccess cannot be reached.
+	// Otherwise they go on, and what they answer is returned with the error.
 	FailFast bool
 }
 
 // A Reply is what a shard has answered.
 type Reply[R any] struct {
+	// Shard is the shard.
 	Shard ID
+	// Value is what the function that asked it has returned.
 	Value R
 }
