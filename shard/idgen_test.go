@@ -37,29 +37,29 @@ func (c *wallClock) newTestGen(t testing.TB, config IDConfig) *IDGen {
 	return g
 }
 
-// ended is a context that lets nobody wait.
-var ended = func() context.Context {
+// endedCtx is a context that lets nobody wait.
+var endedCtx = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return ctx
 }()
 
-// next returns an ID that must be there at once.
-func next(t testing.TB, g *IDGen) int64 {
+// nextID returns an ID that must be there at once.
+func nextID(t testing.TB, g *IDGen) int64 {
 	t.Helper()
-	id, err := g.Next(ended)
+	id, err := g.Next(endedCtx)
 	require.NoError(t, err)
 	return id
 }
 
-func timeOf(t testing.TB, g *IDGen, id int64) time.Time {
+func timeOfID(t testing.TB, g *IDGen, id int64) time.Time {
 	t.Helper()
 	p, err := g.Parse(id)
 	require.NoError(t, err)
 	return p.Time
 }
 
-var tiny = IDLayout{TimeBits: 41, ShardBits: 1, SequenceBits: 1}
+var tinyLayout = IDLayout{TimeBits: 41, ShardBits: 1, SequenceBits: 1}
 
 func TestIDConfigErrors(t *testing.T) {
 	day := 24 * time.Hour
@@ -91,7 +91,7 @@ func TestIDConfigErrors(t *testing.T) {
 		require.NoError(t, err, "%+v", c)
 		last := int64(-1)
 		for range 100 {
-			id := next(t, g)
+			id := nextID(t, g)
 			require.Greater(t, id, last, "%+v", c)
 			last = id
 			n, err := g.ShardOf(id)
@@ -150,7 +150,7 @@ func TestIDParse(t *testing.T) {
 		{javascript, 1<<53 - 1, IDParts{Time: time.Date(2094, 9, 7, 15, 47, 35, 551e6, time.UTC), Shard: 31, Sequence: 127}, ""},
 		{javascript, 1 << 53, IDParts{}, "shard: an ID of this layout must be less than 2^53, got 9007199254740992"},
 		{decades, 1<<25 | 65535<<9 | 511, IDParts{Time: time.Date(1899, 12, 31, 23, 0, 0, 10e6, time.UTC), Shard: 65535, Sequence: 511}, ""},
-		{tiny, 7, IDParts{Time: epoch.Add(time.Millisecond), Shard: 1, Sequence: 1}, ""},
+		{tinyLayout, 7, IDParts{Time: epoch.Add(time.Millisecond), Shard: 1, Sequence: 1}, ""},
 	} {
 		got, err := c.layout.Parse(c.id)
 		n, err2 := c.layout.ShardOf(c.id)
@@ -231,7 +231,7 @@ func TestIDLocator(t *testing.T) {
 		require.EqualError(t, err, "shard: an ID must be at least 0, got -1")
 	}
 	shards := map[uint32]ID{0: "a"}
-	l, err := NewIDLocator(tiny, shards)
+	l, err := NewIDLocator(tinyLayout, shards)
 	require.NoError(t, err)
 	shards[0], shards[1] = "b", "b"
 	l.Shards()[0] = "c"
@@ -248,14 +248,14 @@ func TestIDLocator(t *testing.T) {
 	require.Zero(t, wide.Locate(0))
 }
 
-func TestNext(t *testing.T) {
+func TestIDNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		start := time.Now()
 		g := c.newTestGen(t, IDConfig{Shard: 9})
 		require.Equal(t, start.Add(-time.Hour), g.Layout().Epoch)
 		for i := range int64(5) {
-			id := next(t, g)
+			id := nextID(t, g)
 			p, err := g.Parse(id)
 			require.NoError(t, err)
 			require.Equal(t, IDParts{Time: start.UTC(), Shard: 9, Sequence: i}, p)
@@ -264,11 +264,11 @@ func TestNext(t *testing.T) {
 			require.EqualValues(t, 9, n)
 		}
 		time.Sleep(time.Millisecond)
-		p, err := g.Parse(next(t, g))
+		p, err := g.Parse(nextID(t, g))
 		require.NoError(t, err)
 		require.Equal(t, IDParts{Time: start.Add(time.Millisecond).UTC(), Shard: 9}, p)
 		time.Sleep(7 * 24 * time.Hour)
-		require.True(t, time.Now().Equal(timeOf(t, g, next(t, g))))
+		require.True(t, time.Now().Equal(timeOfID(t, g, nextID(t, g))))
 		_, err = g.Parse(-1)
 		require.Error(t, err)
 		_, err = g.ShardOf(-1)
@@ -277,18 +277,18 @@ func TestNext(t *testing.T) {
 }
 
 // What does not fit in a unit goes into the next ones, up to MaxLead, and then waits.
-func TestOverflow(t *testing.T) {
+func TestIDOverflow(t *testing.T) {
 	for _, c := range []struct {
 		lead   time.Duration
 		atOnce int
 	}{{1, 2}, {time.Millisecond, 4}, {5*time.Millisecond + 999_999, 12}, {0, 22}} {
 		synctest.Test(t, func(t *testing.T) {
 			var clock wallClock
-			g := clock.newTestGen(t, IDConfig{Layout: tiny, MaxLead: c.lead})
+			g := clock.newTestGen(t, IDConfig{Layout: tinyLayout, MaxLead: c.lead})
 			start := time.Now()
 			var ids []int64
 			for {
-				id, err := g.Next(ended)
+				id, err := g.Next(endedCtx)
 				if err != nil {
 					require.ErrorIs(t, err, context.Canceled)
 					require.EqualError(t, err, "shard: waiting until more IDs fit in the time: context canceled")
@@ -298,38 +298,38 @@ func TestOverflow(t *testing.T) {
 			}
 			require.Len(t, ids, c.atOnce)
 			lead := time.Duration(c.atOnce/2-1) * time.Millisecond
-			require.True(t, timeOf(t, g, ids[len(ids)-1]).Equal(start.Add(lead)))
+			require.True(t, timeOfID(t, g, ids[len(ids)-1]).Equal(start.Add(lead)))
 			for i := range 10 { // two each millisecond
 				id, err := g.Next(t.Context())
 				require.NoError(t, err)
 				require.Greater(t, id, ids[len(ids)-1])
 				ids = append(ids, id)
 				require.Equal(t, time.Duration(i/2+1)*time.Millisecond, time.Since(start))
-				require.True(t, timeOf(t, g, id).Equal(time.Now().Add(lead)))
+				require.True(t, timeOfID(t, g, id).Equal(time.Now().Add(lead)))
 			}
 			time.Sleep(time.Second)
-			require.True(t, timeOf(t, g, next(t, g)).Equal(time.Now()))
+			require.True(t, timeOfID(t, g, nextID(t, g)).Equal(time.Now()))
 		})
 	}
 }
 
-func TestNextN(t *testing.T) {
+func TestIDNextN(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		g := c.newTestGen(t, IDConfig{Layout: IDLayout{TimeBits: 41, ShardBits: 3, SequenceBits: 2}, Shard: 5, MaxLead: 9 * time.Millisecond})
-		n, err := g.NextN(ended, nil)
+		n, err := g.NextN(endedCtx, nil)
 		require.NoError(t, err)
 		require.Zero(t, n)
 		ids := make([]int64, 40)
-		n, err = g.NextN(ended, ids)
+		n, err = g.NextN(endedCtx, ids)
 		require.NoError(t, err)
 		require.Equal(t, 40, n)
 		more := make([]int64, 10)
-		n, err = g.NextN(ended, more)
+		n, err = g.NextN(endedCtx, more)
 		require.ErrorIs(t, err, context.Canceled)
 		require.Zero(t, n)
 		time.Sleep(2 * time.Millisecond)
-		n, err = g.NextN(ended, more)
+		n, err = g.NextN(endedCtx, more)
 		require.ErrorIs(t, err, context.Canceled)
 		require.Equal(t, 8, n)
 		ids = append(ids, more[:8]...)
@@ -352,36 +352,36 @@ func TestNextN(t *testing.T) {
 }
 
 // Small steps back are not noticed, for as long as the rate is moderate.
-func TestSmallRegression(t *testing.T) {
+func TestIDSmallRegression(t *testing.T) {
 	for _, step := range []time.Duration{time.Nanosecond, time.Millisecond, time.Second, 2 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			var c wallClock
 			g := c.newTestGen(t, IDConfig{})
-			id := next(t, g)
+			id := nextID(t, g)
 			before := time.Now().UTC()
 			c.step(-step)
 			start := time.Now()
 			for time.Since(start) < 2*step+10*time.Millisecond {
-				n := next(t, g)
+				n := nextID(t, g)
 				require.Greater(t, n, id)
 				id = n
-				at := timeOf(t, g, id)
+				at := timeOfID(t, g, id)
 				if time.Since(start) < step {
 					require.Equal(t, before, at)
 				}
 				time.Sleep(3 * time.Millisecond)
 			}
-			id = next(t, g)
-			require.Equal(t, time.Now().Add(-step).Truncate(time.Millisecond).UTC(), timeOf(t, g, id))
+			id = nextID(t, g)
+			require.Equal(t, time.Now().Add(-step).Truncate(time.Millisecond).UTC(), timeOfID(t, g, id))
 		})
 	}
 }
 
-func TestLargeRegression(t *testing.T) {
+func TestIDLargeRegression(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		g := c.newTestGen(t, IDConfig{Layout: IDLayout{Epoch: time.Now().Add(-48 * time.Hour)}})
-		last := next(t, g)
+		last := nextID(t, g)
 		time.Sleep(time.Millisecond)
 		c.step(-time.Hour)
 		for range 3 {
@@ -393,14 +393,14 @@ func TestLargeRegression(t *testing.T) {
 			require.Zero(t, n)
 		}
 		c.step(time.Hour) // set right
-		id := next(t, g)
+		id := nextID(t, g)
 		require.Greater(t, id, last)
-		require.True(t, time.Now().Equal(timeOf(t, g, id)))
+		require.True(t, time.Now().Equal(timeOfID(t, g, id)))
 		last = id
 
 		c.step(-30 * time.Minute) // goes by
 		time.Sleep(30*time.Minute - time.Second)
-		id = next(t, g)
+		id = nextID(t, g)
 		require.Greater(t, id, last)
 		time.Sleep(time.Hour)
 
@@ -415,30 +415,30 @@ func TestLargeRegression(t *testing.T) {
 }
 
 // A step back that was over before anybody asked for an ID is none.
-func TestRegressionOfIdle(t *testing.T) {
+func TestIDRegressionOfIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		g := c.newTestGen(t, IDConfig{})
-		last := next(t, g)
+		last := nextID(t, g)
 		time.Sleep(time.Hour)
 		c.step(-40 * time.Minute)
-		id := next(t, g)
+		id := nextID(t, g)
 		require.Greater(t, id, last)
-		require.True(t, time.Now().Add(-40*time.Minute).Equal(timeOf(t, g, id)))
+		require.True(t, time.Now().Add(-40*time.Minute).Equal(timeOfID(t, g, id)))
 
 		// Nor is one that undoes a step that nobody has seen.
 		c.step(time.Hour)
 		c.step(-time.Hour)
 		time.Sleep(time.Millisecond)
-		require.Greater(t, next(t, g), id)
+		require.Greater(t, nextID(t, g), id)
 	})
 }
 
-func TestWaitForClock(t *testing.T) {
+func TestIDWaitForClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		g := c.newTestGen(t, IDConfig{Layout: IDLayout{Epoch: time.Now().Add(-3 * time.Hour)}, WaitForClock: true, MaxRegression: time.Minute})
-		last := next(t, g)
+		last := nextID(t, g)
 		time.Sleep(time.Millisecond)
 		c.step(-time.Hour)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -448,7 +448,7 @@ func TestWaitForClock(t *testing.T) {
 		require.ErrorIs(t, err, ErrClockRegression)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, time.Minute, time.Since(start))
-		_, err = g.Next(ended)
+		_, err = g.Next(endedCtx)
 		require.ErrorIs(t, err, ErrClockRegression)
 		require.ErrorIs(t, err, context.Canceled)
 
@@ -459,7 +459,7 @@ func TestWaitForClock(t *testing.T) {
 		last = id
 
 		time.Sleep(time.Hour) // so the clock has caught up; then one that is set right while somebody waits
-		last = next(t, g)
+		last = nextID(t, g)
 		time.Sleep(time.Millisecond)
 		c.step(-2 * time.Hour)
 		start = time.Now()
@@ -481,24 +481,24 @@ func TestWaitForClock(t *testing.T) {
 }
 
 // A forward step is seen within a millisecond.
-func TestForward(t *testing.T) {
+func TestIDForward(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		g := c.newTestGen(t, IDConfig{})
-		id := next(t, g)
+		id := nextID(t, g)
 		c.step(time.Hour)
 		time.Sleep(time.Millisecond)
-		n := next(t, g)
+		n := nextID(t, g)
 		require.Greater(t, n, id)
-		require.True(t, time.Now().Add(time.Hour).Equal(timeOf(t, g, n)))
+		require.True(t, time.Now().Add(time.Hour).Equal(timeOfID(t, g, n)))
 		c.step(-time.Hour) // it was wrong
 		time.Sleep(time.Millisecond)
-		_, err := g.Next(ended)
+		_, err := g.Next(endedCtx)
 		require.ErrorIs(t, err, ErrClockRegression)
 	})
 }
 
-func TestTimeExhausted(t *testing.T) {
+func TestIDTimeExhausted(t *testing.T) {
 	for _, c := range []IDConfig{
 		{Layout: IDLayout{TimeBits: 5, ShardBits: 57 - 32, SequenceBits: 2}, MaxLead: 1},
 		{Layout: IDLayout{TimeBits: 5, ShardBits: 1, SequenceBits: 3}, MaxLead: time.Hour, Shard: 1},
@@ -545,29 +545,29 @@ func TestTimeExhausted(t *testing.T) {
 }
 
 // A jump of the clock beyond the end does not use up what is before.
-func TestJumpBeyondEnd(t *testing.T) {
+func TestIDJumpBeyondEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		g := c.newTestGen(t, IDConfig{})
-		id := next(t, g)
+		id := nextID(t, g)
 		c.step(200 * 365 * 24 * time.Hour)
 		time.Sleep(time.Millisecond)
-		_, err := g.Next(ended)
+		_, err := g.Next(endedCtx)
 		require.ErrorIs(t, err, ErrTimeExhausted)
 		c.step(-200 * 365 * 24 * time.Hour)
-		require.Greater(t, next(t, g), id)
+		require.Greater(t, nextID(t, g), id)
 	})
 }
 
-// A checker checks that IDs are issued once, and in order.
-type checker struct {
+// An idChecker checks that IDs are issued once, and in order.
+type idChecker struct {
 	last   atomic.Int64 // an ID that was returned to somebody, and the greatest of those
 	mu     sync.Mutex
 	issued map[int64]bool
 }
 
 // next gets ids by get, which calls one generator, or a generator after its predecessor has stopped.
-func (c *checker) next(t *testing.T, ids []int64, get func([]int64) (int, error)) {
+func (c *idChecker) next(t *testing.T, ids []int64, get func([]int64) (int, error)) {
 	before := c.last.Load()
 	n, err := get(ids)
 	if err != nil {
@@ -590,7 +590,7 @@ func (c *checker) next(t *testing.T, ids []int64, get func([]int64) (int, error)
 }
 
 // add checks that nobody has got one of the ids.
-func (c *checker) add(t *testing.T, ids []int64) {
+func (c *idChecker) add(t *testing.T, ids []int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.issued == nil {
@@ -605,10 +605,10 @@ func (c *checker) add(t *testing.T, ids []int64) {
 }
 
 // Eight goroutines, by the real clock.
-func TestConcurrent(t *testing.T) {
+func TestIDConcurrent(t *testing.T) {
 	const each = 5000
-	var all checker
-	var ordered [2]checker
+	var all idChecker
+	var ordered [2]idChecker
 	var wg sync.WaitGroup
 	for s := range uint32(2) {
 		var clock wallClock
@@ -638,7 +638,7 @@ func TestConcurrent(t *testing.T) {
 }
 
 // Eight goroutines, while the clock is set to and fro, and the process is restarted.
-func TestConcurrentSteps(t *testing.T) {
+func TestIDConcurrentSteps(t *testing.T) {
 	seeds := uint64(3)
 	if underRace {
 		seeds = 1
@@ -647,7 +647,7 @@ func TestConcurrentSteps(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 0))
 			var clock wallClock
-			var c checker
+			var c idChecker
 			mark := &memMark{delay: 3 * time.Millisecond}
 			layout := IDLayout{TimeBits: 41, ShardBits: 1, SequenceBits: 3, Epoch: time.Now().Add(-100 * time.Hour)}
 			for range 4 {
@@ -720,7 +720,7 @@ func TestIDModel(t *testing.T) {
 					if last >= 0 && call == 0 {
 						high = max(high, min(shown, last>>seq))
 					}
-					id, err := g.Next(ended)
+					id, err := g.Next(endedCtx)
 					next := max(last+1, now<<seq)
 					switch {
 					case now < 0 || high-now > regression:
@@ -746,7 +746,7 @@ func TestIDModel(t *testing.T) {
 	}
 }
 
-func TestUnitsOf(t *testing.T) {
+func TestIDUnitsOf(t *testing.T) {
 	for _, unit := range []time.Duration{1, 2, 3, 7, 1000, 1 << 20, 1e6, 1e6 + 1, 4_194_302, 1 << 21} {
 		g, err := NewIDGen(IDConfig{Layout: IDLayout{TimeBits: 41, ShardBits: 1, SequenceBits: 1, Unit: unit, Epoch: time.Now()}})
 		require.NoError(t, err)
@@ -840,7 +840,7 @@ func (m *memMark) SaveMark(ctx context.Context, mark int64) error {
 	return nil
 }
 
-func TestMark(t *testing.T) {
+func TestIDMark(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		m := &memMark{}
@@ -848,7 +848,7 @@ func TestMark(t *testing.T) {
 		config := IDConfig{Layout: layout, Mark: m}
 		g := c.newTestGen(t, config)
 		require.Zero(t, m.loads.Load(), "the store was asked by NewIDGen")
-		_, err := g.Next(ended)
+		_, err := g.Next(endedCtx)
 		require.ErrorIs(t, err, context.Canceled)
 		require.EqualError(t, err, "shard: saving the mark: context canceled")
 		require.Zero(t, m.loads.Load())
@@ -859,7 +859,7 @@ func TestMark(t *testing.T) {
 			require.NoError(t, err)
 			require.Greater(t, id, last)
 			require.Less(t, id, m.mark.Load())
-			require.True(t, time.Now().Truncate(time.Millisecond).Equal(timeOf(t, g, id)))
+			require.True(t, time.Now().Truncate(time.Millisecond).Equal(timeOfID(t, g, id)))
 			last = id
 			time.Sleep(700 * time.Microsecond)
 		}
@@ -873,14 +873,14 @@ func TestMark(t *testing.T) {
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, id, mark)
 		require.Less(t, id, m.mark.Load())
-		require.LessOrEqual(t, timeOf(t, g, id).Sub(time.Now()), 10*time.Second)
+		require.LessOrEqual(t, timeOfID(t, g, id).Sub(time.Now()), 10*time.Second)
 		last = id
 		// IDs stay there until the clock has caught up.
 		time.Sleep(11 * time.Second)
 		id, err = g.Next(t.Context())
 		require.NoError(t, err)
 		require.Greater(t, id, last)
-		require.True(t, time.Now().Truncate(time.Millisecond).Equal(timeOf(t, g, id)))
+		require.True(t, time.Now().Truncate(time.Millisecond).Equal(timeOfID(t, g, id)))
 
 		// With a clock that is an hour behind.
 		mark = m.mark.Load()
@@ -912,7 +912,7 @@ func TestMark(t *testing.T) {
 }
 
 // A process that crashes again and again does not get ahead of its clock.
-func TestCrashLoop(t *testing.T) {
+func TestIDCrashLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		m := &memMark{}
@@ -924,19 +924,19 @@ func TestCrashLoop(t *testing.T) {
 			require.NoError(t, err)
 			require.Greater(t, id, last)
 			last = id
-			require.LessOrEqual(t, timeOf(t, g, id).Sub(time.Now()), 10*time.Second+20*time.Millisecond)
+			require.LessOrEqual(t, timeOfID(t, g, id).Sub(time.Now()), 10*time.Second+20*time.Millisecond)
 			time.Sleep(20 * time.Millisecond)
 		}
 	})
 }
 
 // After a restart, when IDs are ahead by MarkAhead, half as many can be issued as at other times.
-func TestMarkedRate(t *testing.T) {
+func TestIDMarkedRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		m := &memMark{}
 		layout := IDLayout{TimeBits: 41, ShardBits: 1, SequenceBits: 2, Epoch: time.Now().Add(-time.Second)}
-		var ch checker
+		var ch idChecker
 		for i := range 3 {
 			g := c.newTestGen(t, IDConfig{Layout: layout, Mark: m, MarkAhead: time.Second, MaxLead: 5 * time.Millisecond})
 			start := time.Now()
@@ -948,7 +948,7 @@ func TestMarkedRate(t *testing.T) {
 	})
 }
 
-func TestMarkFromTable(t *testing.T) {
+func TestIDMarkFromTable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		layout := IDLayout{Epoch: time.Now().Add(-time.Hour)}
@@ -961,7 +961,7 @@ func TestMarkFromTable(t *testing.T) {
 		id, err := g.Next(t.Context())
 		require.NoError(t, err)
 		require.Greater(t, id, greatest)
-		require.Equal(t, time.Now().Add(time.Second+time.Millisecond).UTC(), timeOf(t, g, id))
+		require.Equal(t, time.Now().Add(time.Second+time.Millisecond).UTC(), timeOfID(t, g, id))
 
 		for _, bad := range []int64{-1, 1 << 53, math.MaxInt64} {
 			m := &memMark{}
@@ -975,7 +975,7 @@ func TestMarkFromTable(t *testing.T) {
 	})
 }
 
-func TestMarkFails(t *testing.T) {
+func TestIDMarkFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		broken := errors.New("the store is broken")
@@ -1020,7 +1020,7 @@ func TestMarkFails(t *testing.T) {
 }
 
 // Of many who need the mark, one calls the store, and nobody waits longer than he wants.
-func TestMarkWaiters(t *testing.T) {
+func TestIDMarkWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		m := &memMark{delay: time.Second}
@@ -1059,7 +1059,7 @@ func TestMarkWaiters(t *testing.T) {
 }
 
 // A store that hangs holds up the one who calls it early, and nobody else until the mark.
-func TestMarkHangs(t *testing.T) {
+func TestIDMarkHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		hang := make(chan struct{})
@@ -1082,7 +1082,7 @@ func TestMarkHangs(t *testing.T) {
 		require.Zero(t, early.Load())
 		last := int64(0)
 		for range 3900 {
-			id := next(t, g)
+			id := nextID(t, g)
 			require.Greater(t, id, last)
 			require.Less(t, id, mark)
 			last = id
@@ -1104,7 +1104,7 @@ func TestMarkHangs(t *testing.T) {
 }
 
 // A store that panics leaves the generator whole.
-func TestMarkPanics(t *testing.T) {
+func TestIDMarkPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		m := &memMark{hook: func() { panic("store") }}
@@ -1118,7 +1118,7 @@ func TestMarkPanics(t *testing.T) {
 		m.hook = func() { panic("store") }
 		time.Sleep(6 * time.Second)
 		require.Panics(t, func() { _, _ = g.Next(t.Context()) }, "the early save")
-		id := next(t, g) // and not again soon
+		id := nextID(t, g) // and not again soon
 		require.Greater(t, id, last)
 		m.hook = nil
 		time.Sleep(6 * time.Second)
@@ -1128,7 +1128,7 @@ func TestMarkPanics(t *testing.T) {
 	})
 }
 
-func TestFileMark(t *testing.T) {
+func TestIDFileMark(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "mark")
 	ctx := t.Context()
@@ -1189,8 +1189,8 @@ func TestFileMark(t *testing.T) {
 	}
 }
 
-// TestKill kills a process that issues IDs, and goes on with a clock that is an hour behind.
-func TestKill(t *testing.T) {
+// TestIDKill kills a process that issues IDs, and goes on with a clock that is an hour behind.
+func TestIDKill(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mark")
 	config := IDConfig{Shard: 3, Mark: FileMark(path), MarkAhead: 30 * time.Millisecond, MaxRegression: 2 * time.Hour}
 	if file := os.Getenv("SHARD_TEST_MARK"); file != "" {
@@ -1206,7 +1206,7 @@ func TestKill(t *testing.T) {
 	}
 	seen := int64(0)
 	for round := range 3 {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestKill$", "-test.timeout=30s")
+		cmd := exec.Command(os.Args[0], "-test.run=^TestIDKill$", "-test.timeout=30s")
 		cmd.Env = append(os.Environ(), "SHARD_TEST_MARK="+path)
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)
