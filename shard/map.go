@@ -166,7 +166,7 @@ func (m *Map[K]) RouteFrom(_ context.Context, lo K) ([]Placement, error) {
 // Placements returns those of all parts, in the order of the parts.
 func (m *Map[K]) Placements() []Placement { return slices.Clone(m.table.Load().places) }
 
-// Shards returns the shards of the topology, those that parts are to move to included, each once, sorted.
+// Shards returns the shards that have parts, each once, sorted.
 func (m *Map[K]) Shards() []ID { return m.table.Load().topology.Shards() }
 
 // Topology returns the topology that m goes by.

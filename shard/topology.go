@@ -320,15 +320,12 @@ func (t *Topology) Parts() []Part {
 	return parts
 }
 
-// Shards returns the shards that have parts, or are to get some, each once, sorted.
+// Shards returns the shards that have parts, each once, sorted. Those that parts are only to move to do not
+// belong to them: what they have of it is not to be read yet.
 func (t *Topology) Shards() []ID {
 	set := map[ID]bool{}
 	for i := range t.c.Parts {
-		p := &t.c.Parts[i]
-		set[p.Shard] = true
-		if p.Target != "" {
-			set[p.Target] = true
-		}
+		set[t.c.Parts[i].Shard] = true
 	}
 	return slices.Sorted(maps.Keys(set))
 }

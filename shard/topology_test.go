@@ -119,6 +119,9 @@ func TestNext(t *testing.T) {
 		require.ErrorIs(t, top.Follows(next), ErrStaleEpoch)
 		top = next
 		require.Equal(t, uint64(6+i), top.Epoch())
+		if i < 2 {
+			require.Equal(t, []ID{"s0", "s1", "s2"}, top.Shards()) // "new" has nothing that is to be read
+		}
 		require.Equal(t, []uint64{5, uint64(6 + i), 5}, []uint64{top.Parts()[0].Epoch, top.Parts()[1].Epoch, top.Parts()[2].Epoch})
 	}
 	require.Equal(t, []ID{"new", "s0", "s2"}, top.Shards())
