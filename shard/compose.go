@@ -11,7 +11,9 @@ import (
 // A Pair is a key of two parts: the outer one says in which group of shards it is, and the inner one in which
 // shard of the group.
 type Pair[O, I any] struct {
+	// Outer is the part that says the group.
 	Outer O
+	// Inner is the part that says the shard within it.
 	Inner I
 }
 

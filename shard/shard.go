@@ -78,6 +78,7 @@ type Placement struct {
 // A Locator says where keys are by computing it. Locate never blocks, allocates nothing, and gives every
 // key exactly one placement. The types of this package that are Locators are Routers as well.
 type Locator[K any] interface {
+	// Locate returns the placement of k. Its Shard is "" if no shard is responsible.
 	Locate(k K) Placement
 }
 
