@@ -12,18 +12,19 @@ import (
 	"github.com/sysblocks/sysblocks/shard"
 )
 
-// A gatherImpl asks all shards, at most limit of them at the same time, 0: all, collects what they answer, and
-// returns how much that is.
+// A gatherImpl asks all shards, at most limit of them at the same time, 0: all, collects what they
+// answer, and returns how much that is.
 type gatherImpl struct {
 	name   string
 	gather func(ctx context.Context, shards []shard.ID, limit int, f func(context.Context, shard.ID) (int, error)) (int, error)
 }
 
-// gatherImpls are ours, errgroup as it is used for that, and as a floor, a sync.WaitGroup with nothing else: no context
-// to cancel, no errors, and no limit, so that it is left out where there is one.
+// gatherImpls are ours, errgroup as it is used for that, and as a floor, a sync.WaitGroup with
+// nothing else: no context to cancel, no errors, and no limit, so that it is left out where there
+// is one.
 //
-// Ours beyond errgroup's first error: all errors, each with its shard; what the others have answered; panics, which
-// reach the caller; checks of the list.
+// Ours beyond errgroup's first error: all errors, each with its shard; what the others have
+// answered; panics, which reach the caller; checks of the list.
 var gatherImpls = []gatherImpl{
 	{"sysblocks", func(ctx context.Context, shards []shard.ID, limit int, f func(context.Context, shard.ID) (int, error)) (int, error) {
 		replies, err := shard.Gather(ctx, shards, shard.Policy{Concurrency: limit}, f)
@@ -64,7 +65,8 @@ var gatherImpls = []gatherImpl{
 	}},
 }
 
-// BenchmarkGather asks shards that answer at once, or after they have let others run. One iteration is one Gather.
+// BenchmarkGather asks shards that answer at once, or after they have let others run. One iteration
+// is one Gather.
 func BenchmarkGather(b *testing.B) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

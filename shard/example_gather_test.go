@@ -66,7 +66,7 @@ func ExamplePartialError() {
 	// Output:
 	// without down
 	// [{ap [60]} {eu [90]}]
-	// shard: 1 of 3 shards have failed: "down": connection refused
+	// shard: 1 of 3 shards failed: "down": connection refused
 }
 
 // To drop the error is to take a part for the whole: the sum lacks a shard, and nobody is told.
@@ -82,7 +82,8 @@ func ExampleGather_mistake() {
 	// Output: 270
 }
 
-// The first shard that has the key ends the search: the calls of the others are cancelled, and waited for.
+// The first shard that has the key ends the search: the calls of the others are cancelled, and
+// waited for.
 func ExampleStream() {
 	ask := func(ctx context.Context, id shard.ID) (bool, error) {
 		if id == "us" {
@@ -122,12 +123,12 @@ func ExampleStream_partial() {
 	}
 	fmt.Println("at least", sum)
 	// Output:
-	// shard: 1 of 3 shards have failed: "down": connection refused
+	// shard: 1 of 3 shards failed: "down": connection refused
 	// at least 270
 }
 
-// The three highest of all are among the three highest of each shard: so no shard need send more, and of
-// those the merge takes no more than it needs.
+// The three highest of all are among the three highest of each shard: so no shard need send more,
+// and of those the merge takes no more than it needs.
 func ExampleMergeSorted() {
 	replies, err := shard.Gather(context.Background(), []shard.ID{"ap", "eu", "us"}, shard.Policy{}, top(3))
 	if err != nil {

@@ -35,14 +35,16 @@ var (
 type PanicError = flight.PanicError
 
 // A ShardError says why a shard has not answered.
+//
+// A ShardError is safe for concurrent use by multiple goroutines, as long as none changes it.
 type ShardError struct {
 	// Shard is the shard.
 	Shard ID
 	// Asked is whether the function that asks was called. If it was not, nothing can have changed.
 	Asked bool
-	// Err is what that function has returned. If its context had ended by then, Err is also the error of
-	// the context, and its cause, as not all drivers return these. If the shard was not asked,
-	// these are all it is.
+	// Err is what that function has returned. If its context had ended by then, Err is also the
+	// error of the context, and its cause, as not all drivers return these. If the shard was not
+	// asked, these are all it is.
 	Err error
 }
 
@@ -64,6 +66,8 @@ func (e *ShardError) Unwrap() error { return e.Err }
 //	if errors.As(err, &partial) && partial.Enough {
 //		// The replies are of use, but not of all shards: say so to who gets them.
 //	}
+//
+// A PartialError is safe for concurrent use by multiple goroutines, as long as none changes it.
 type PartialError struct {
 	// Failed is the shards that have not answered, in the order in which they were given. It is
 	// never empty.
@@ -100,11 +104,7 @@ const (
 // errors are very long, it does not show all: Failed has them.
 func (e *PartialError) Error() string {
 	var b strings.Builder
-	if e.Succeeded == 0 {
-		fmt.Fprintf(&b, "shard: all of %d shards have failed", len(e.Failed))
-	} else {
-		fmt.Fprintf(&b, "shard: %d of %d shards have failed", len(e.Failed), len(e.Failed)+e.Succeeded)
-	}
+	fmt.Fprintf(&b, "shard: %d of %d shards failed", len(e.Failed), len(e.Failed)+e.Succeeded)
 	type group struct {
 		text  string
 		shown []ID
@@ -164,30 +164,31 @@ func oneLine(s string, n int) string {
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), ", ")
 }
 
-// Gather calls f for each of the shards, several at the same time, and returns the replies of those that
-// have succeeded, in the order of shards.
+// Gather calls f for each of the shards, several at the same time, and returns the replies of those
+// that have succeeded, in the order of shards.
 //
-// If any has failed, the error is a *PartialError, which names those that have, and says whether enough
-// have not; the replies of the others are returned with it. So a nil error means that all have answered,
-// and no code that looks at the error only can take a part for the whole. What f returns beside an
-// error is dropped.
+// If any has failed, the error is a *PartialError, which names those that have, and says whether
+// enough have not; the replies of the others are returned with it. So a nil error means that all
+// have answered, and no code that looks at the error only can take a part for the whole. What f
+// returns beside an error is dropped.
 //
 // The list must have no hole: if it is empty, or a shard is "", the error is ErrNoShard. That, a
-// shard that is given twice, and a Policy that is not valid for so many shards are refused before any is
-// asked, with an error that is not a *PartialError.
+// shard that is given twice, and a Policy that is not valid for so many shards are refused before
+// any is asked, with an error that is not a *PartialError.
 //
-// When ctx ends, the contexts of the calls that run do, and shards that are not asked yet are not asked;
-// they are named in the PartialError with the cause of ctx. What has been answered by then counts. f
-// is given a context that ends at the latest when Gather returns, so that nothing that depends on
-// the context, such as an *sql.Rows, can be the reply: read it in f.
+// When ctx ends, the contexts of the calls that run do, and shards that are not asked yet are not
+// asked; they are named in the PartialError with the cause of ctx. What has been answered by then
+// counts. f is given a context that ends at the latest when Gather returns, so that nothing that
+// depends on the context, such as an *sql.Rows, can be the reply: read it in f.
 //
-// Gather returns when all calls of f have returned, whatever happens: f must return when its context ends,
-// and if it does not, Gather waits for it. The calls run in goroutines that end before Gather does, but
-// for one at a time that runs in the caller's. If f panics, or calls runtime.Goexit, the others are
-// cancelled, and waited for; then Gather panics with a *PanicError, or calls runtime.Goexit.
+// Gather returns when all calls of f have returned, whatever happens: f must return when its
+// context ends, and if it does not, Gather waits for it. The calls run in goroutines that end
+// before Gather does, but for one at a time that runs in the caller's. If f panics, or calls
+// runtime.Goexit, the others are cancelled, and waited for; then Gather panics with a *PanicError,
+// or calls runtime.Goexit.
 //
-// Complexity: O(len(shards)), with at most 5 allocations, and those of ctx, if all succeed, the shards are
-// sorted, or not more than 16, and PerShard is 0.
+// Complexity: O(len(shards)), with at most 5 allocations, and those of ctx, if all succeed, the
+// shards are sorted, or not more than 16, and PerShard is 0.
 func Gather[R any](ctx context.Context, shards []ID, p Policy, f func(context.Context, ID) (R, error)) ([]Reply[R], error) {
 	r, err := newRound(ctx, shards, p, f)
 	if err != nil {
@@ -212,9 +213,9 @@ func Gather[R any](ctx context.Context, shards []ID, p Policy, f func(context.Co
 	return got, failed
 }
 
-// A round is asking each of many shards once. Its workers, which are goroutines, take one shard after the
-// other, until none is left: so there are never more calls than workers, and no shard waits while one
-// has nothing to do.
+// A round is asking each of many shards once. Its workers, which are goroutines, take one shard
+// after the other, until none is left: so there are never more calls than workers, and no shard
+// waits while one has nothing to do.
 type round[R any] struct {
 	shards   []ID
 	f        func(context.Context, ID) (R, error)
@@ -229,8 +230,8 @@ type round[R any] struct {
 	next    atomic.Int64   // the first of shards that no worker has taken
 	running sync.WaitGroup // the workers, but for the caller
 
-	// Where the replies go to. For Gather: each to its own place, and the error to errs. For Stream: both
-	// through answers, unless left is closed.
+	// Where the replies go to. For Gather: each to its own place, and the error to errs. For
+	// Stream: both through answers, unless left is closed.
 	replies []Reply[R]
 	answers chan answer[R]
 	left    chan struct{}
@@ -406,9 +407,9 @@ func (r *round[R]) ask(i int) (v R, failure *ShardError, ok bool) {
 	return v, failure, ok
 }
 
-// fell notes that a call has panicked with v, or has called runtime.Goexit if that is nil. It is called
-// while that is under way, so that the stack is that of the call. If several fall, the first counts: the
-// others may have because of it.
+// fell notes that a call has panicked with v, or has called runtime.Goexit if that is nil. It is
+// called while that is under way, so that the stack is that of the call. If several fall, the first
+// counts: the others may have because of it.
 func (r *round[R]) fell(v any) {
 	crash := flight.ErrGoexit
 	if v != nil {
@@ -472,7 +473,8 @@ func (r *round[R]) partial() error {
 	return e
 }
 
-// because returns err with the error of ctx and the cause, where ctx has ended, and err is not these already.
+// because returns err with the error of ctx and the cause, where ctx has ended, and err is not
+// these already.
 func because(ctx context.Context, err error) error {
 	ended := ctx.Err()
 	if ended == nil {

@@ -41,8 +41,8 @@ var (
 	errCaller = errors.New("caller")
 )
 
-// A plan is a call of Gather or Stream, and all that happens. No two things happen at the same time but by
-// each other.
+// A plan is a call of Gather or Stream, and all that happens. No two things happen at the same time
+// but by each other.
 type plan struct {
 	policy   Policy
 	does     []int
@@ -385,8 +385,8 @@ func FuzzGather(f *testing.F) {
 	f.Fuzz(runPlan)
 }
 
-// FuzzMergeSorted compares the merge of any inputs, sorted or not, with sorting them: each byte is a key, and 255
-// begins another input.
+// FuzzMergeSorted compares the merge of any inputs, sorted or not, with sorting them: each byte is
+// a key, and 255 begins another input.
 func FuzzMergeSorted(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 255, 2, 3, 255, 255, 1}, 3)
 	f.Add([]byte{}, 0)

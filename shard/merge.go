@@ -10,27 +10,28 @@ import (
 // ErrUnsorted is what MergeSorted yields of an input that is not sorted.
 var ErrUnsorted = errors.New("not sorted")
 
-// MergeSorted yields the values of all seqs in the order of cmp, which returns a negative number if a comes
-// before b, a positive one if b comes before a, and 0 if it does not matter. Each of seqs must be sorted by
-// it. Of values that are equal, those of an earlier one of seqs come first; those of the same one stay in
-// their order.
+// MergeSorted yields the values of all seqs in the order of cmp, which returns a negative number if
+// a comes before b, a positive one if b comes before a, and 0 if it does not matter. Each of seqs
+// must be sorted by it. Of values that are equal, those of an earlier one of seqs come first; those
+// of the same one stay in their order.
 //
-// It takes no more from any of seqs than it needs: first a value of each, and then one in place of the last
-// that it yielded, when the next is asked for. With Limit, it so reads at most n + len(seqs) - 1 values to
-// yield n.
+// It takes no more from any of seqs than it needs: first a value of each, and then one in place of
+// the last that it yielded, when the next is asked for. With Limit, it so reads at most n +
+// len(seqs) - 1 values to yield n.
 //
-// An error of any of seqs ends the merge, for without what comes behind it nobody knows which value is the
-// next: it is yielded as it is, beside a zero value. So is an error that is ErrUnsorted, and says which
-// of seqs, counted from 0, has a value that belongs before one that it has yielded earlier; that costs one
-// comparison where two values of the same one come after each other. A nil one of seqs is an error as
-// well, as a shard that is missing is. The pair with the error is the last.
+// An error of any of seqs ends the merge, for without what comes behind it nobody knows which value
+// is the next: it is yielded as it is, beside a zero value. So is an error that is ErrUnsorted, and
+// says which of seqs, counted from 0, has a value that belongs before one that it has yielded
+// earlier; that costs one comparison where two values of the same one come after each other, and
+// what is not taken is not found out. A nil one of seqs is an error as well, as a shard that is
+// missing is. The pair with the error is the last.
 //
 // The values of seqs are taken in the goroutine of the loop, one after the other, and all of seqs have
 // ended when the loop has, however it ends. What takes long is better asked for before, by Gather: see
 // the example. What is returned can be ranged over as often as seqs can.
 //
-// Complexity: O(log len(seqs)) for each value; the memory is that of a value, and of a coroutine, for each of
-// seqs but the first. MergeSorted panics if cmp is nil.
+// Complexity: O(log len(seqs)) for each value; the memory is that of a value, and of a coroutine,
+// for each of seqs but the first. MergeSorted panics if cmp is nil.
 func MergeSorted[R any](cmp func(a, b R) int, seqs ...iter.Seq2[R, error]) iter.Seq2[R, error] {
 	if cmp == nil {
 		panic("shard: cmp must not be nil")
@@ -53,12 +54,12 @@ func MergeSorted[R any](cmp func(a, b R) int, seqs ...iter.Seq2[R, error]) iter.
 	}
 }
 
-// mergeSorted yields values until there are no more, or the loop has ended, or there is an error, which it
-// returns: so all inputs have ended before the loop sees that.
+// mergeSorted yields values until there are no more, or the loop has ended, or there is an error,
+// which it returns: so all inputs have ended before the loop sees that.
 //
-// To take values one by one from an iterator takes a coroutine, and two switches for each value, which is
-// more than all the rest. So the first input is not pulled, but ranged over, and yields the values of the
-// others in between: one input costs nothing that way, and two half.
+// To take values one by one from an iterator takes a coroutine, and two switches for each value,
+// which is more than all the rest. So the first input is not pulled, but ranged over, and yields
+// the values of the others in between: one input costs nothing that way, and two half.
 func mergeSorted[R any](cmp func(a, b R) int, seqs []iter.Seq2[R, error], yield func(R, error) bool) error {
 	m := &merge[R]{cmp: cmp, inputs: make([]input[R], len(seqs)-1)}
 	defer m.stop()
@@ -104,14 +105,15 @@ func mergeSorted[R any](cmp func(a, b R) int, seqs []iter.Seq2[R, error], yield 
 
 func unsorted(i, n int) error { return fmt.Errorf("shard: input %d of %d: %w", i, n, ErrUnsorted) }
 
-// A merge is a tree of losers (Knuth, The Art of Computer Programming 3, 5.4.1): a tournament in which each
-// inner node keeps who has lost there, so that when the winner has a new value, only its own way to the
-// top is played again, with one comparison at each step.
+// A merge is a tree of losers (Knuth, The Art of Computer Programming 3, 5.4.1): a tournament in
+// which each inner node keeps who has lost there, so that when the winner has a new value, only its
+// own way to the top is played again, with one comparison at each step.
 //
-// Of k inputs, input i stands at leaf k+i; the parent of node n is n/2, and the root is 1. For each inner
-// node, tree[n] is the loser of the game at n, and tree[0] is the winner of them all: the input whose value
-// comes first. Inputs that have ended lose against all others. No game is a draw, as the earlier input
-// wins those between equals: that makes the merge stable, whatever the shape of the tree is.
+// Of k inputs, input i stands at leaf k+i; the parent of node n is n/2, and the root is 1. For each
+// inner node, tree[n] is the loser of the game at n, and tree[0] is the winner of them all: the
+// input whose value comes first. Inputs that have ended lose against all others. No game is a draw,
+// as the earlier input wins those between equals: that makes the merge stable, whatever the shape
+// of the tree is.
 type merge[R any] struct {
 	cmp    func(a, b R) int
 	inputs []input[R]
@@ -189,8 +191,9 @@ func (m *merge[R]) min() R { return m.inputs[m.tree[0]].value }
 
 // advance replaces the value that comes first by the next of its input.
 //
-// If that input has been out of order, its new value comes before the old one, which came before those of
-// all other inputs. Then it wins again: so only a winner that stays need be compared with what it was.
+// If that input has been out of order, its new value comes before the old one, which came before
+// those of all other inputs. Then it wins again: so only a winner that stays need be compared with
+// what it was.
 func (m *merge[R]) advance() error {
 	i := m.tree[0]
 	old := m.inputs[i].value
@@ -217,8 +220,8 @@ func (m *merge[R]) stop() {
 	}
 }
 
-// Limit yields the first n values of seq, and then ends it without asking for another. Errors are passed on,
-// and not counted. If n is negative, it yields an error.
+// Limit yields the first n values of seq, and then ends it without asking for another. Errors are
+// passed on, and not counted. If n is negative, it yields an error.
 func Limit[R any](n int, seq iter.Seq2[R, error]) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
 		if n < 0 {
@@ -243,7 +246,8 @@ func Limit[R any](n int, seq iter.Seq2[R, error]) iter.Seq2[R, error] {
 	}
 }
 
-// Values yields the values of s, each with a nil error: what a shard has answered as an input of MergeSorted.
+// Values yields the values of s, each with a nil error: what a shard has answered as an input of
+// MergeSorted.
 func Values[R any](s []R) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
 		for _, v := range s {

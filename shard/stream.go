@@ -6,14 +6,14 @@ import (
 	"slices"
 )
 
-// Stream calls f for each of the shards, several at the same time, and yields each reply as soon as it is
-// there. It asks as Gather does, and refuses what Gather refuses, as the only pair.
+// Stream calls f for each of the shards, several at the same time, and yields each reply as soon as
+// it is there. It asks as Gather does, and refuses what Gather refuses, as the only pair.
 //
-// Each shard is yielded once: with a nil error, or with a *ShardError if it has failed or was not asked, and
-// then only the Shard of the reply is set. If any has failed, one more pair follows, which is the last: a
-// Reply that is empty, and a *PartialError with all that have failed, which says whether enough have not.
-// So a loop that ends at any error never takes a part for the whole, and one that goes on at a
-// *ShardError is told in the end:
+// Each shard is yielded once: with a nil error, or with a *ShardError if it has failed or was not
+// asked, and then only the Shard of the reply is set. If any has failed, one more pair follows,
+// which is the last: a Reply that is empty, and a *PartialError with all that have failed, which
+// says whether enough have not. So a loop that ends at any error never takes a part for the whole,
+// and one that goes on at a *ShardError is told in the end:
 //
 //	for reply, err := range shard.Stream(ctx, shards, policy, ask) {
 //		switch err := err.(type) {
@@ -26,16 +26,17 @@ import (
 //		}
 //	}
 //
-// When too many have failed for MinSuccess to be reached, FailFast ends the calls that still run; they are
-// yielded all the same, and so are those that are not asked any more.
+// When too many have failed for MinSuccess to be reached, FailFast ends the calls that still run;
+// they are yielded all the same, and so are those that are not asked any more.
 //
-// A reply that the loop has not taken occupies its place among the Policy.Concurrency that are asked at
-// the same time: a slow loop delays the next call, and no more than Concurrency replies are held for it.
+// A reply that the loop has not taken occupies its place among the Policy.Concurrency that are
+// asked at the same time: a slow loop delays the next call, and no more than Concurrency replies
+// are held for it.
 //
-// The calls end before the loop does, however that ends: break, return, panic and runtime.Goexit cancel their
-// context, and wait for them. f is given a context that ends at the latest when the loop does. If f
-// panics, or calls runtime.Goexit, the others are cancelled, and waited for; then the range statement
-// panics with a *PanicError, or calls runtime.Goexit.
+// The calls end before the loop does, however that ends: break, return, panic and runtime.Goexit
+// cancel their context, and wait for them. f is given a context that ends at the latest when the
+// loop does. If f panics, or calls runtime.Goexit, the others are cancelled, and waited for; then
+// the range statement panics with a *PanicError, or calls runtime.Goexit.
 //
 // Each range over what Stream returns asks all shards anew. It is safe for concurrent use by multiple
 // goroutines, if f is.
