@@ -66,7 +66,7 @@ func ExamplePartialError() {
 	// Output:
 	// without down
 	// [{ap [60]} {eu [90]}]
-	// shard: 1 of 3 shards failed: "down": connection refused
+	// shard: 1 of 3 shards have failed: "down": connection refused
 }
 
 // To drop the error is to take a part for the whole: the sum lacks a shard, and nobody is told.
@@ -123,7 +123,7 @@ func ExampleStream_partial() {
 	}
 	fmt.Println("at least", sum)
 	// Output:
-	// shard: 1 of 3 shards failed: "down": connection refused
+	// shard: 1 of 3 shards have failed: "down": connection refused
 	// at least 270
 }
 

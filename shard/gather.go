@@ -104,7 +104,7 @@ const (
 // errors are very long, it does not show all: Failed has them.
 func (e *PartialError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "shard: %d of %d shards failed", len(e.Failed), len(e.Failed)+e.Succeeded)
+	fmt.Fprintf(&b, "shard: %d of %d shards have failed", len(e.Failed), len(e.Failed)+e.Succeeded)
 	type group struct {
 		text  string
 		shown []ID

@@ -187,7 +187,7 @@ func TestPartial(t *testing.T) {
 			var as *slowError
 			require.ErrorAs(t, err, &as)
 			require.NotErrorIs(t, err, ErrAllFailed)
-			require.EqualError(t, err, `shard: 2 of 5 shards failed: "b": refused; "d": odd: shard "x" takes longer than 1ns`)
+			require.EqualError(t, err, `shard: 2 of 5 shards have failed: "b": refused; "d": odd: shard "x" takes longer than 1ns`)
 		}
 		replies, err := ask(t.Context(), []ID{"b", "d"}, Policy{MinSuccess: 1}, f)
 		require.Nil(t, replies)
@@ -209,10 +209,10 @@ func TestPartialErrorText(t *testing.T) {
 		return list
 	}
 	e := &PartialError{Failed: failed(false, context.Canceled, shardsOf(1000)...), Succeeded: 24}
-	require.EqualError(t, e, `shard: 1000 of 1024 shards failed: "s00", "s01", "s02", "s03", "s04", "s05", "s06", "s07" and 992 more: not asked: context canceled`)
+	require.EqualError(t, e, `shard: 1000 of 1024 shards have failed: "s00", "s01", "s02", "s03", "s04", "s05", "s06", "s07" and 992 more: not asked: context canceled`)
 	e = &PartialError{Failed: slices.Concat(failed(true, context.Canceled, "a"), failed(false, context.Canceled, "b", "c"),
 		failed(true, errors.New("one\n\r\ntwo\n"), "d\n"), failed(true, context.Canceled, "e"))}
-	require.EqualError(t, e, `shard: 5 of 5 shards failed: "a", "e": context canceled; "b", "c": not asked: context canceled; "d": one, two`)
+	require.EqualError(t, e, `shard: 5 of 5 shards have failed: "a", "e": context canceled; "b", "c": not asked: context canceled; "d": one, two`)
 	e = &PartialError{Succeeded: 1}
 	for i := range 1000 {
 		e.Failed = append(e.Failed, failed(true, errors.New(strings.Repeat(fmt.Sprint("é", i), 1000)), ID(strings.Repeat("日本", 1000)))...)
@@ -222,7 +222,7 @@ func TestPartialErrorText(t *testing.T) {
 	require.True(t, strings.HasSuffix(e.Error(), "; and 996 more with other errors"))
 	require.EqualError(t, e.Failed[0].Unwrap(), strings.Repeat("é0", 1000))
 	require.EqualError(t, &ShardError{Shard: "a", Err: context.Canceled}, `shard "a" was not asked: context canceled`)
-	require.EqualError(t, &PartialError{Failed: failed(true, nil, "a")}, `shard: 1 of 1 shards failed: "a": <nil>`)
+	require.EqualError(t, &PartialError{Failed: failed(true, nil, "a")}, `shard: 1 of 1 shards have failed: "a": <nil>`)
 	for n := range 8 { // cut between letters
 		require.Equal(t, "日本"[:n/3*3]+"…", oneLine("日本語", n))
 	}
@@ -278,7 +278,7 @@ func TestPerShard(t *testing.T) {
 		require.Len(t, replies, 2)
 		require.ErrorAs(t, err, &partial)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.EqualError(t, err, `shard: 2 of 4 shards failed: "b", "d": driver: context deadline exceeded after 2s`)
+		require.EqualError(t, err, `shard: 2 of 4 shards have failed: "b", "d": driver: context deadline exceeded after 2s`)
 		require.Equal(t, 6*time.Second, time.Since(start))
 
 		// What comes too late is there, all the same.
@@ -309,7 +309,7 @@ func TestPerShard(t *testing.T) {
 			<-ctx.Done()
 			return "", ctx.Err()
 		})
-		require.EqualError(t, err, `shard: 1 of 1 shards failed: "s00": context deadline exceeded: no time`)
+		require.EqualError(t, err, `shard: 1 of 1 shards have failed: "s00": context deadline exceeded: no time`)
 	})
 }
 
@@ -320,10 +320,10 @@ func TestFailFast(t *testing.T) {
 			takes   time.Duration // until so many have failed
 			err     string
 		}{
-			{0, 2, `shard: 5 of 6 shards failed: "s01": own; "s02", "s03": context canceled: given up, as too many others have failed; "s04", "s05": not asked: context canceled: given up, as too many others have failed`},
-			{5, 4, `shard: 4 of 6 shards failed: "s01", "s03": own; "s04", "s05": context canceled: given up, as too many others have failed`},
-			{4, 6, `shard: 3 of 6 shards failed: "s01", "s03", "s05": own`},
-			{3, 6, `shard: 3 of 6 shards failed: "s01", "s03", "s05": own`},
+			{0, 2, `shard: 5 of 6 shards have failed: "s01": own; "s02", "s03": context canceled: given up, as too many others have failed; "s04", "s05": not asked: context canceled: given up, as too many others have failed`},
+			{5, 4, `shard: 4 of 6 shards have failed: "s01", "s03": own; "s04", "s05": context canceled: given up, as too many others have failed`},
+			{4, 6, `shard: 3 of 6 shards have failed: "s01", "s03", "s05": own`},
+			{3, 6, `shard: 3 of 6 shards have failed: "s01", "s03", "s05": own`},
 		} {
 			start := time.Now()
 			_, err := ask(t.Context(), shardsOf(6), Policy{Concurrency: 3, MinSuccess: x.minimum, FailFast: true},
@@ -632,16 +632,19 @@ func TestStreamFailFast(t *testing.T) {
 	})
 }
 
-// The context that calls are given ends with the call.
+// The context that a call is given ends with Gather, or the loop; if it has a time of its own, with the call.
 func TestContextEnds(t *testing.T) {
 	forAsks(t, func(t *testing.T, ask asker) {
-		for _, p := range []Policy{{}, {PerShard: time.Hour}} {
+		for _, p := range []Policy{{Concurrency: 1}, {Concurrency: 1, PerShard: time.Hour}} {
 			type key struct{}
-			var given [3]context.Context
-			_, err := ask(context.WithValue(t.Context(), key{}, "value"), shardsOf(3), p, func(ctx context.Context, s ID) (string, error) {
+			var given []context.Context
+			_, err := ask(context.WithValue(t.Context(), key{}, "value"), shardsOf(3), p, func(ctx context.Context, _ ID) (string, error) {
 				require.Equal(t, "value", ctx.Value(key{}))
 				require.NoError(t, ctx.Err())
-				given[s[2]-'0'] = ctx
+				for _, earlier := range given {
+					require.Equal(t, p.PerShard > 0, earlier.Err() != nil)
+				}
+				given = append(given, ctx)
 				return "", nil
 			})
 			require.NoError(t, err)

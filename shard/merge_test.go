@@ -314,6 +314,22 @@ func TestMergeSortedBreak(t *testing.T) {
 	}
 }
 
+// An input that has ended keeps no value alive.
+func TestMergeSortedFrees(t *testing.T) {
+	m := &merge[*int]{cmp: func(a, b *int) int { return *a - *b }, inputs: make([]input[*int], 3)}
+	defer m.stop()
+	one, two := 1, 2
+	require.NoError(t, m.start([]iter.Seq2[*int, error]{Values([]*int{&one}), Values([]*int{&two}), Values[*int](nil)}))
+	require.Nil(t, m.inputs[2].value)
+	for i, v := range []*int{&one, &two} {
+		require.Equal(t, 2-i, m.left)
+		require.Same(t, v, m.min())
+		require.NoError(t, m.advance())
+		require.Nil(t, m.inputs[i].value)
+	}
+	require.Zero(t, m.left)
+}
+
 func TestLimit(t *testing.T) {
 	failure := errors.New("failure")
 	for n, want := range []int{0, 1, 2, 3, 3} {
