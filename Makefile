@@ -28,7 +28,7 @@ export MODULES
 NEEDS := git=git gcc=gcc,libc6-dev
 # What the tests with the build tag "servers" need, in the same form; they start their
 # servers themselves.
-SERVERS := redis-server=redis-server nginx=nginx haproxy=haproxy wrk=wrk chromium=chromium
+SERVERS := redis-server=redis-server nginx=nginx haproxy=haproxy wrk=wrk chromium=chromium pg_ctlcluster=postgresql
 
 BENCH ?= .
 BENCHTIME ?= 1s
