@@ -167,8 +167,8 @@ func oneLine(s string, n int) string {
 // Gather calls f for each of the shards, several at the same time, and returns the replies of those
 // that have succeeded, in the order of shards.
 //
-// If any has failed, the error is a *PartialError, which names those that have, and says whether
-// enough have not; the replies of the others are returned with it. So a nil error means that all
+// If any has failed, the error is a *PartialError, which names those, and says whether enough
+// have answered; the replies of the others are returned with it. So a nil error means that all
 // have answered, and no code that looks at the error only can take a part for the whole. What f
 // returns beside an error is dropped.
 //

@@ -12,7 +12,7 @@ import (
 // Each shard is yielded once: with a nil error, or with a *ShardError if it has failed or was not
 // asked, and then only the Shard of the reply is set. If any has failed, one more pair follows,
 // which is the last: a Reply that is empty, and a *PartialError with all that have failed, which
-// says whether enough have not. So a loop that ends at any error never takes a part for the whole,
+// says whether enough have answered. So a loop that ends at any error never takes a part for the whole,
 // and one that goes on at a *ShardError is told in the end:
 //
 //	for reply, err := range shard.Stream(ctx, shards, policy, ask) {
