@@ -114,7 +114,8 @@ func (c *DirectoryConfig[K]) validate() error {
 // store has answered is used for TTL, and that there is no such key for NegativeTTL. Then the next
 // callers wait for the store again; if it fails, or takes longer than LoadTimeout, they are given what
 // there was before, for StaleFor at the most, and the store is tried again after RetryAfter, by one
-// caller for each key. Nobody is given anything stale while the store answers.
+// caller for each key. Nobody is given anything stale while the store answers in time. Of keys that are
+// not in the cache it is asked each time, but by no more than Concurrency calls at once.
 //
 // The store may read from copies that lag behind. A row of an earlier epoch than that in the cache is
 // taken for such, and is not used; after StaleFor it is, because the key may have been deleted,
@@ -497,8 +498,8 @@ func (d *Directory[K]) Update(ctx context.Context, k K, epoch uint64, p Placemen
 		switch {
 		case err == nil:
 			d.know(h, k, p, at)
-		case errors.Is(err, ErrNotFound):
-			d.forget(h, k)
+		case errors.Is(err, ErrNotFound), errors.Is(err, ErrStaleEpoch):
+			d.forget(h, k) // what is there may be what the caller has gone by
 		default:
 			d.doubt(h, k)
 		}
@@ -520,7 +521,7 @@ func (d *Directory[K]) Delete(ctx context.Context, k K, epoch uint64) error {
 	h := d.hash(k)
 	return d.write(ctx, h, k, func(int64) error {
 		err := d.store.Delete(ctx, k, epoch)
-		if err == nil {
+		if err == nil || errors.Is(err, ErrStaleEpoch) {
 			d.forget(h, k)
 		} else {
 			d.doubt(h, k)

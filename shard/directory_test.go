@@ -28,6 +28,8 @@ type dirTable[K comparable] struct {
 	// before and after are called by each method, if not nil, before and after it reads or writes the
 	// rows, outside the lock. If one returns an error, so does the method.
 	before, after func(ctx context.Context, op string, keys ...K) error
+
+	fails string // the method that returns errDown when it has done its work
 }
 
 func newDirTable[K comparable](rows map[K]Placement) *dirTable[K] {
@@ -56,6 +58,9 @@ func (t *dirTable[K]) do(ctx context.Context, op string, keys []K, f func() erro
 		if err := after(ctx, op, keys...); err != nil {
 			return err
 		}
+	}
+	if op == t.fails {
+		return errDown
 	}
 	return err
 }
@@ -893,6 +898,28 @@ func TestDirectoryPanics(t *testing.T) {
 	}
 }
 
+// Who is thrown out of RouteAll by a panic does not hold up the loads of other keys.
+func TestDirectoryRouteAllPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newDirTable[int](nil)
+		var ended atomic.Bool
+		store.before = func(ctx context.Context, op string, keys ...int) error {
+			if keys[0] == 1 {
+				time.Sleep(time.Second)
+				panic("store")
+			}
+			<-ctx.Done()
+			ended.Store(true)
+			return ctx.Err()
+		}
+		d := newDirectory(t, store, DirectoryConfig[int]{MaxBatch: 1})
+		require.Panics(t, func() { _, _ = d.RouteAll(t.Context(), []int{1, 2}) })
+		synctest.Wait()
+		require.True(t, ended.Load(), "nobody waits for the second")
+		d.idle(t)
+	})
+}
+
 // A panic of a function, or of a method that writes, leaves the directory whole.
 func TestDirectoryPanicsOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -1183,12 +1210,7 @@ func TestDirectoryWritesFail(t *testing.T) {
 		d := newDirectory(t, store, DirectoryConfig[string]{})
 		_, err := d.Route(ctx, "a")
 		require.Equal(t, ErrNotFound, err)
-		store.after = func(ctx context.Context, op string, keys ...string) error {
-			if op == "insert" {
-				return errDown
-			}
-			return nil
-		}
+		store.fails = "insert"
 		_, err = d.Insert(ctx, "a", Placement{Shard: "s1"})
 		require.ErrorIs(t, err, errDown)
 		_, err = d.Route(ctx, "a")
@@ -1226,6 +1248,13 @@ func TestDirectoryOvertaken(t *testing.T) {
 		"delete": {true, func(ctx context.Context, d *Directory[string], _ *dirTable[string]) error {
 			return d.Delete(ctx, "a", 5)
 		}, Placement{}, 1},
+		"doubt": {false, func(ctx context.Context, d *Directory[string], s *dirTable[string]) error {
+			s.fails = "insert"
+			if _, err := d.Insert(ctx, "a", after); !errors.Is(err, errDown) {
+				return fmt.Errorf("got %v", err)
+			}
+			return nil
+		}, after, 1},
 		"message": {true, func(_ context.Context, d *Directory[string], s *dirTable[string]) error {
 			s.set("a", after)
 			d.Invalidate("a")
@@ -1412,6 +1441,47 @@ func TestDirectoryEviction(t *testing.T) {
 		require.EqualValues(t, 900+990, d.Stats().Evictions)
 		store.asked()
 		route(1000)
+		require.Zero(t, store.asked())
+		d.idle(t)
+	})
+	// What is looked up again is used.
+	synctest.Test(t, func(t *testing.T) {
+		store := newDirTable(map[int]Placement{1: {Shard: "a"}, 2: {Shard: "a"}, 3: {Shard: "a"}})
+		d := newDirectory(t, store, DirectoryConfig[int]{Capacity: 2})
+		for _, k := range []int{1, 2} {
+			_, _ = d.Route(t.Context(), k)
+		}
+		time.Sleep(time.Minute)
+		for _, k := range []int{1, 3, 1} {
+			_, _ = d.Route(t.Context(), k)
+		}
+		require.Equal(t, 4, store.asked())
+	})
+	// The hand stays where it is when the table grows, which it does for keys that do not exist too.
+	synctest.Test(t, func(t *testing.T) {
+		store := newDirTable[int](nil)
+		for k := range 100 {
+			store.set(k, Placement{Shard: "a"})
+		}
+		d := newDirectory(t, store, DirectoryConfig[int]{Capacity: 8, NegativeCapacity: 100})
+		route := func(k int) { _, _ = d.Route(t.Context(), k) }
+		for k := range 8 {
+			route(k)
+			route(k)
+		}
+		route(8)
+		for k := 1; k < 6; k++ {
+			route(k)
+		}
+		route(9) // and 6 is next
+		for k := range 50 {
+			route(-1 - k)
+		}
+		route(10)
+		store.asked()
+		for _, k := range []int{1, 2, 3, 4, 5} {
+			route(k)
+		}
 		require.Zero(t, store.asked())
 		d.idle(t)
 	})
@@ -1637,6 +1707,22 @@ func TestDirectoryCreate(t *testing.T) {
 		}))
 		require.Empty(t, store.rows)
 		store.after = nil
+		old, err := d.Insert(ctx, "b", Placement{Shard: "s1"})
+		require.NoError(t, err)
+		row, err = d.Update(ctx, "b", old.Epoch, Placement{Shard: "s2"})
+		require.NoError(t, err)
+		store.after = func(ctx context.Context, op string, keys ...string) error {
+			if op == "lookup" {
+				store.set("b", row)
+			}
+			return nil
+		}
+		store.set("b", old)
+		require.NoError(t, d.Remove(ctx, "b", func(_ context.Context, p Placement) error {
+			require.Equal(t, row, p)
+			return nil
+		}))
+		store.after = nil
 
 		// A store that contradicts itself is not asked for ever.
 		store.set("c", Placement{Shard: "s1", Epoch: 1})
@@ -1706,6 +1792,34 @@ func TestDirectoryCreateBesideRemove(t *testing.T) {
 		require.Equal(t, id, row.Shard)
 	}
 	d.idle(t)
+}
+
+// While one of them is under way, the other waits for as long as its context lets it.
+func TestDirectoryCreateThenRemove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newDirTable[string](nil)
+		d := newDirectory(t, store, DirectoryConfig[string]{})
+		ctx := t.Context()
+		slow := func(context.Context, Placement) error { time.Sleep(time.Minute); return nil }
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		start := time.Now()
+		go func() { _, _ = d.Create(ctx, "a", Placement{Shard: "s1"}, slow) }()
+		synctest.Wait()
+		require.Equal(t, context.DeadlineExceeded, d.Remove(short, "a", nil))
+		require.NoError(t, d.Remove(ctx, "a", slow))
+		require.Equal(t, 2*time.Minute, time.Since(start))
+		_, err := d.Create(ctx, "a", Placement{Shard: "s1"}, func(context.Context, Placement) error { return nil })
+		require.NoError(t, err)
+		go func() { _ = d.Remove(ctx, "a", slow) }()
+		synctest.Wait()
+		_, err = d.Create(ctx, "a", Placement{Shard: "s2"}, func(context.Context, Placement) error { return nil })
+		require.NoError(t, err)
+		require.Equal(t, 3*time.Minute, time.Since(start))
+		row, _ := store.row("a")
+		require.Equal(t, ID("s2"), row.Shard)
+		d.idle(t)
+	})
 }
 
 // Everything at once. Each row says its key, and epochs grow, so that an answer can be judged.

@@ -95,7 +95,7 @@ func (s *dirSegment[K]) remove(n uint32) {
 func (s *dirSegment[K]) set(n, h uint32, k K, it dirItem) {
 	if n != 0 {
 		if old := s.lists.Value(n); old.negative == it.negative {
-			it.used = old.used
+			it.used = 1 // somebody wanted it again
 			*old = it
 			return
 		}

@@ -265,6 +265,10 @@ func (d *Directory[K]) begin(ctx context.Context, h uint64, k K, batches *[]*dir
 		}
 		switch use {
 		case dirFresh, dirStale:
+			if use == dirFresh {
+				s.hits++
+			}
+			it.used = 1
 			return nil, it.placement(), use
 		case dirNegative:
 			return nil, p, use
