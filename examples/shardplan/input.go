@@ -183,3 +183,33 @@ func (t *tally[K]) read(r io.Reader, called string, parse func(string) (K, error
 	}
 	return nil
 }
+
+// readKeys returns the keys to be counted, and those of -key, which are the same without a file.
+func readKeys[K key](s settings, stdin io.Reader, bar *progress, parse func(string) (K, error)) (t *tally[K], asked []K, err error) {
+	t = &tally[K]{counts: make(map[K]int64), show: s.show}
+	for _, text := range s.keys {
+		k, err := parse(text)
+		if err != nil {
+			return nil, nil, usageError{fmt.Errorf("-key %w", err)}
+		}
+		asked = append(asked, k)
+	}
+	switch {
+	case s.file != "":
+		r, called, size, err := open(s.file, stdin)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer r.Close()
+		if size > 0 {
+			bar.plan("reading", size)
+		}
+		return t, asked, t.read(r, called, parse, bar)
+	case len(asked) == 0:
+		return t, nil, t.read(strings.NewReader(sampleKeys), "a sample", parse, bar)
+	}
+	for _, k := range asked {
+		t.add(k)
+	}
+	return t, asked, nil
+}

@@ -24,7 +24,7 @@ type plan struct {
 	Topology   topologyInfo  `json:"topology"`
 	Type       shard.KeyKind `json:"type"`
 	Total      amount        `json:"total"`
-	Shards     []shard.ID    `json:"shards"`     // sorted; those that parts are to move to as well
+	Shards     []shard.ID    `json:"shards"`     // that have parts, sorted
 	Strategies []column      `json:"strategies"` // as they were asked for
 	Left       []leftOut     `json:"left_out"`
 	Chance     chance        `json:"chance"`
@@ -149,38 +149,10 @@ func (s settings) plan(t, next *shard.Topology, stdin io.Reader, bar *progress) 
 }
 
 func newPlan[K key](s settings, t, next *shard.Topology, stdin io.Reader, bar *progress, parse func(string) (K, error)) (*plan, error) {
-	var asked []K // by -key
-	for _, text := range s.keys {
-		k, err := parse(text)
-		if err != nil {
-			return nil, usageError{fmt.Errorf("-key %w", err)}
-		}
-		asked = append(asked, k)
+	keys, asked, err := readKeys(s, stdin, bar, parse)
+	if err != nil {
+		return nil, err
 	}
-	keys := &tally[K]{counts: make(map[K]int64), show: s.show}
-	switch {
-	case s.file != "":
-		r, called, size, err := open(s.file, stdin)
-		if err != nil {
-			return nil, err
-		}
-		defer r.Close()
-		if size > 0 {
-			bar.plan("reading", size)
-		}
-		if err := keys.read(r, called, parse, bar); err != nil {
-			return nil, err
-		}
-	case len(asked) > 0:
-		for _, k := range asked {
-			keys.add(k)
-		}
-	default:
-		if err := keys.read(strings.NewReader(sampleKeys), "a sample", parse, bar); err != nil {
-			return nil, err
-		}
-	}
-
 	p := &plan{
 		Topology: topologyInfo{File: s.topology, Epoch: t.Epoch(), Scheme: scheme(t), Parts: len(t.Parts())},
 		Type:     shard.KindOf[K](), Shards: t.Shards(), Left: []leftOut{}, Hot: []hotKey{}, List: []located{}, settings: s,

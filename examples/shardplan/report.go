@@ -70,7 +70,7 @@ func (p *plan) writeList(b *bytes.Buffer) {
 	if len(p.List) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "\nWhere keys are (%s of %s)\n\n", group(int64(len(p.List))), group(p.Total.Keys))
+	fmt.Fprintf(b, "\nWhere keys are: %s listed\n\n", group(int64(len(p.List))))
 	rows := [][]string{append([]string{"key", "requests"}, p.names()...)}
 	for _, l := range p.List {
 		row := []string{printable(string(l.Key)), group(l.Requests)}
