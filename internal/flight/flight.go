@@ -100,7 +100,8 @@ func (r *Run) guard(load func(context.Context) error) (err error) {
 // ErrGoexit stands for a load that called runtime.Goexit. No caller of Wait sees it.
 var ErrGoexit = errors.New("the load called runtime.Goexit")
 
-// A PanicError is what Wait panics with when the load has panicked.
+// A PanicError is what Wait panics with when the load has panicked. (Others whose calls run in goroutines
+// of their own use it as well.)
 type PanicError struct {
 	Value any    // what the load panicked with
 	Stack []byte // of the load's goroutine
@@ -108,7 +109,7 @@ type PanicError struct {
 
 // Error returns the value and the stack.
 func (p *PanicError) Error() string {
-	return fmt.Sprintf("panic in a load: %v\n\n%s", p.Value, p.Stack)
+	return fmt.Sprintf("panic: %v\n\n%s", p.Value, p.Stack)
 }
 
 // Unwrap returns the value, if it is an error.
