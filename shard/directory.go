@@ -23,7 +23,8 @@ type DirectoryConfig[K comparable] struct {
 	// Capacity is the largest number of rows that the cache holds, from 1 to 2^31-1. Required.
 	Capacity int
 	// NegativeCapacity is the number of keys, beside those, of which it is remembered that they do not
-	// exist, up to 2^31-1. A flood of such keys pushes out no rows. 0: Capacity, or 65536 if that is less.
+	// exist, up to 2^30; but one at least in each of the parts that the cache divides itself into, of 256
+	// rows or more. A flood of such keys pushes out no rows. 0: Capacity, or 65536 if that is less.
 	NegativeCapacity int
 
 	// TTL is how long a row is used after the store was asked for it. Then the next caller waits for the
@@ -75,17 +76,17 @@ const (
 
 func (c *DirectoryConfig[K]) validate() error {
 	for _, f := range []struct {
-		name string
-		n    int
-		min  int
+		name   string
+		n      int
+		lo, hi int
 	}{
-		{"Capacity", c.Capacity, 1},
-		{"NegativeCapacity", c.NegativeCapacity, 0},
-		{"MaxBatch", c.MaxBatch, 0},
-		{"Concurrency", c.Concurrency, 0},
+		{"Capacity", c.Capacity, 1, math.MaxInt32},
+		{"NegativeCapacity", c.NegativeCapacity, 0, 1 << 30},
+		{"MaxBatch", c.MaxBatch, 0, math.MaxInt32},
+		{"Concurrency", c.Concurrency, 0, math.MaxInt32},
 	} {
-		if f.n < f.min || f.n > math.MaxInt32 {
-			return fmt.Errorf("shard: %s must be between %d and %d, got %d", f.name, f.min, math.MaxInt32, f.n)
+		if f.n < f.lo || f.n > f.hi {
+			return fmt.Errorf("shard: %s must be between %d and %d, got %d", f.name, f.lo, f.hi, f.n)
 		}
 	}
 	for _, f := range []struct {
@@ -183,11 +184,7 @@ func NewDirectory[K comparable](store DirectoryStore[K], config DirectoryConfig[
 	d.clock.Init()
 	negatives := dirOr(config.NegativeCapacity, min(config.Capacity, dirDefaultNegatives))
 	procs := runtime.GOMAXPROCS(0)
-	least := config.Capacity
-	if d.negativeTTL > 0 {
-		least = min(least, negatives)
-	}
-	d.divide(sharding.Default(procs, least, dirMinShare, dirMaxShare), procs, config.Capacity, negatives)
+	d.divide(sharding.Default(procs, config.Capacity, dirMinShare, dirMaxShare), procs, config.Capacity, negatives)
 	return d, nil
 }
 
@@ -207,7 +204,7 @@ func (d *Directory[K]) divide(n, procs, capacity, negatives int) {
 		s := &d.segments[i]
 		s.rows.capacity = int(sharding.Share(capacity, n, i))
 		if d.negativeTTL > 0 {
-			s.negatives.capacity = int(sharding.Share(negatives, n, i))
+			s.negatives.capacity = max(1, int(sharding.Share(negatives, n, i)))
 		}
 		s.lock.Init(sharding.Stripes(procs, s.rows.capacity/dirMinPerStripe))
 	}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/internal/arena"
 )
 
 // A dirTable is a DirectoryStore in memory.
@@ -234,7 +236,7 @@ func TestDirectoryConfig(t *testing.T) {
 	for want, c := range map[string]DirectoryConfig[int]{
 		"Capacity must be between 1 and 2147483647, got 0":          {},
 		"Capacity must be between 1 and 2147483647, got -1":         {Capacity: -1},
-		"NegativeCapacity must be between 0 and 2147483647, got -1": {Capacity: 1, NegativeCapacity: -1},
+		"NegativeCapacity must be between 0 and 1073741824, got -1": {Capacity: 1, NegativeCapacity: -1},
 		"MaxBatch must be between 0 and 2147483647, got -1":         {Capacity: 1, MaxBatch: -1},
 		"Concurrency must be between 0 and 2147483647, got -1":      {Capacity: 1, Concurrency: -1},
 		"TTL must be at least 0, got -1ns":                          {Capacity: 1, TTL: -1},
@@ -248,7 +250,7 @@ func TestDirectoryConfig(t *testing.T) {
 	require.EqualError(t, err, "shard: store must not be nil")
 	// Memory comes with the entries, so that the largest is no problem.
 	d, err := NewDirectory(store, DirectoryConfig[int]{
-		Capacity: math.MaxInt32, NegativeCapacity: math.MaxInt32, MaxBatch: math.MaxInt32, Concurrency: math.MaxInt32,
+		Capacity: math.MaxInt32, NegativeCapacity: 1 << 30, MaxBatch: math.MaxInt32, Concurrency: math.MaxInt32,
 		TTL: math.MaxInt64, NegativeTTL: math.MaxInt64, StaleFor: math.MaxInt64, RetryAfter: math.MaxInt64, LoadTimeout: math.MaxInt64,
 	})
 	require.NoError(t, err)
@@ -262,6 +264,18 @@ func TestDirectoryConfig(t *testing.T) {
 	}
 	require.Equal(t, 2, store.asked())
 	d.idle(t)
+	for i := range d.segments {
+		s := &d.segments[i]
+		require.Less(t, s.rows.capacity+s.negatives.capacity, arena.MaxLen)
+	}
+	// A few negatives do not make all rows share one lock.
+	d, err = NewDirectory(store, DirectoryConfig[int]{Capacity: 1 << 20, NegativeCapacity: 1})
+	require.NoError(t, err)
+	require.Greater(t, len(d.segments), 1)
+	for i := range d.segments {
+		s := &d.segments[i]
+		require.Equal(t, 1, s.negatives.capacity)
+	}
 }
 
 func TestDirectoryRoute(t *testing.T) {
@@ -291,7 +305,7 @@ func TestDirectoryRoute(t *testing.T) {
 		_, err := d.Route(t.Context(), "b")
 		require.NoError(t, err)
 		require.Equal(t, 0, store.asked())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		for k, want := range rows {
 			p, err := d.Route(t.Context(), k)
 			require.NoError(t, err)
@@ -303,7 +317,7 @@ func TestDirectoryRoute(t *testing.T) {
 		_, err = d.Route(t.Context(), "nobody")
 		require.ErrorIs(t, err, ErrNotFound)
 		require.Equal(t, 0, store.asked())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		_, err = d.Route(t.Context(), "nobody")
 		require.ErrorIs(t, err, ErrNotFound)
 		require.Equal(t, 1, store.asked())
@@ -314,7 +328,7 @@ func TestDirectoryRoute(t *testing.T) {
 		require.Equal(t, 0, store.asked())
 		store.set("a", Placement{Shard: "s9", Epoch: 4})
 		store.drop("")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		p, err := d.Route(t.Context(), "a")
 		require.NoError(t, err)
 		require.Equal(t, Placement{Shard: "s9", Epoch: 4}, p)
@@ -408,7 +422,7 @@ func TestDirectoryStale(t *testing.T) {
 		time.Sleep(time.Minute - 1)
 		route("s1")
 		require.Equal(t, 0, store.asked(), "it is fresh")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		for range 5 {
 			route("s1")
 		}
@@ -431,7 +445,7 @@ func TestDirectoryStale(t *testing.T) {
 		time.Sleep(2*time.Second - 1)
 		route("s1")
 		require.Equal(t, 0, store.asked())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		for range 5 {
 			route("s2")
 		}
@@ -441,7 +455,7 @@ func TestDirectoryStale(t *testing.T) {
 		store.down(errDown)
 		time.Sleep(11*time.Minute - 1)
 		route("s2")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		store.asked()
 		for range 3 {
 			_, err := d.Route(t.Context(), "a")
@@ -1053,7 +1067,7 @@ func TestDirectoryLagging(t *testing.T) {
 		store.set("a", old)
 		time.Sleep(11*time.Minute - 1)
 		route(now)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		route(old)
 		require.EqualValues(t, 3, d.Stats().Lagging)
 

@@ -12,7 +12,7 @@ import (
 
 const (
 	dirMinShare     = 256     // entries of a segment at least, if there are more
-	dirMaxShare     = 1 << 29 // at most: a segment has two kinds, and a table room for 2^31
+	dirMaxShare     = 1 << 29 // rows of a segment at most: with the negatives, it has room for 2^31-2
 	dirMinPerStripe = 64
 	dirNever        = 1<<63 - 1
 )
