@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -19,7 +20,7 @@ import (
 //	get K          returns the number of K, if it has one
 //	list [LIMIT]   returns K and its number for all, sorted
 //
-// It has a log of what was written, and can be a replica, which shows the beginning of another's.
+// and those of fakeStatements, which mean the same. It has a log of what was written, and can be a replica, which shows the beginning of another's.
 type fakeServer struct {
 	name string
 
@@ -28,7 +29,6 @@ type fakeServer struct {
 	primary  *fakeServer // nil: it is one
 	applied  int         // of a replica: how much of the log it shows
 	timeline uint64
-	beats    int
 
 	// fail is asked before each operation: connect, exec, query, next, begin, commit, rollback; written,
 	// replayed and beat of the probe. It may block.
@@ -38,6 +38,44 @@ type fakeServer struct {
 
 	rows, txs, conns int      // that are open
 	did              []string // the statements, with the name of the key
+}
+
+// fakeStatements are what the examples say instead.
+var fakeStatements = map[string]string{
+	"INSERT INTO scores (id, points) VALUES ($1, $2)":              "put",
+	"INSERT INTO scores (id, points) VALUES ($1, $2) RETURNING id": "put",
+	"UPDATE scores SET points = $2 WHERE id = $1":                  "put",
+	"SELECT points FROM scores WHERE id = $1":                      "get",
+	"SELECT id, points FROM scores ORDER BY id LIMIT $1":           "list",
+}
+
+// fakeServers are those that examples open by their names: as sql.Open("example", "north"), and its replica as
+// "replica of north", to which nothing ever comes.
+var fakeServers = struct {
+	sync.Mutex
+	byName map[string]*fakeServer
+}{byName: map[string]*fakeServer{}}
+
+func init() { sql.Register("example", exampleDriver{}) }
+
+type exampleDriver struct{}
+
+func (exampleDriver) Open(name string) (driver.Conn, error) {
+	fakeServers.Lock()
+	defer fakeServers.Unlock()
+	named := func(name string) *fakeServer {
+		s := fakeServers.byName[name]
+		if s == nil {
+			s = &fakeServer{name: name, timeline: 1}
+			fakeServers.byName[name] = s
+		}
+		return s
+	}
+	s := named(name)
+	if of, ok := strings.CutPrefix(name, "replica of "); ok {
+		s.primary = named(of)
+	}
+	return fakeConnector{s}.Connect(context.Background())
 }
 
 func (s *fakeServer) check(ctx context.Context, op string) error {
@@ -250,6 +288,9 @@ func (c *fakeConn) ExecContext(ctx context.Context, query string, args []driver.
 		return nil, err
 	}
 	c.noted(query, args)
+	if q, ok := fakeStatements[query]; ok {
+		query = q
+	}
 	if query != "put" {
 		return nil, fmt.Errorf("syntax error in %q", query)
 	}
@@ -264,6 +305,9 @@ func (c *fakeConn) QueryContext(ctx context.Context, query string, args []driver
 		return nil, err
 	}
 	c.noted(query, args)
+	if q, ok := fakeStatements[query]; ok {
+		query = q
+	}
 	r := &fakeRows{s: c.s, ctx: ctx}
 	switch query {
 	case "get":
@@ -345,7 +389,7 @@ func (p fakeProbe) Written(ctx context.Context, d *sql.DB) (Position, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Position{1, s.timeline, uint64(len(s.log) + s.beats)}, nil
+	return Position{1, s.timeline, uint64(len(s.log))}, nil
 }
 
 func (p fakeProbe) Replayed(ctx context.Context, d *sql.DB) (Position, error) {

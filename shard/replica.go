@@ -242,10 +242,21 @@ func (g *group) satisfies(r *replica, n need, now time.Time) bool {
 	return !k.asOf.IsZero() && age(now, k.asOf) <= time.Duration(n.c)
 }
 
-// tried is the replicas that a read has been tried with.
-type tried [2]*replica
+// tried is the replicas that a read has been tried with, and until when it may wait for another.
+type tried struct {
+	replicas [2]*replica
+	until    time.Time // zero: it has not waited
+}
 
-func (t *tried) has(r *replica) bool { return r == t[0] || r == t[1] }
+func (t *tried) has(r *replica) bool { return r == t.replicas[0] || r == t.replicas[1] }
+
+// bounded returns a context that ends MaxWait after the first call for the same read.
+func (g *group) bounded(ctx context.Context, t *tried) (context.Context, context.CancelFunc) {
+	if t.until.IsZero() {
+		t.until = time.Now().Add(g.c.MaxWait)
+	}
+	return context.WithDeadline(ctx, t.until)
+}
 
 // choose returns a replica that is known to have what is needed, or nil, and what is to be called in the end.
 // It takes no lock, and allocates nothing.
@@ -299,7 +310,7 @@ func (g *group) read(ctx context.Context, hash uint64, try func(*sql.DB) error) 
 	n, ok := g.need(ctx)
 	if ok {
 		var not tried
-		for i := range not {
+		for i := range not.replicas {
 			r, done := g.find(ctx, n, hash, &not)
 			if r == nil {
 				break
@@ -315,7 +326,7 @@ func (g *group) read(ctx context.Context, hash uint64, try func(*sql.DB) error) 
 			r.failures.Add(1)
 			now := time.Now()
 			r.failed.Store(&now)
-			not[i] = r
+			not.replicas[i] = r
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -355,7 +366,7 @@ func (g *group) find(ctx context.Context, n need, hash uint64, not *tried) (*rep
 	r, done := g.choose(n, hash, not)
 	if r == nil && n.c != Eventual && !n.any {
 		r, done = g.await(ctx, n, hash, not)
-	} else if r != nil && g.refresh(ctx, r, n) && !g.satisfies(r, n, time.Now()) {
+	} else if r != nil && g.refresh(ctx, r, n, not) && !g.satisfies(r, n, time.Now()) {
 		done(context.Canceled)
 		r, done = g.choose(n, hash, not)
 	}
@@ -372,7 +383,7 @@ func (g *group) find(ctx context.Context, n need, hash uint64, not *tried) (*rep
 
 // refresh asks how far a replica is before what is known of it is too old, so that one read does so, and not
 // all that come when it is. It reports whether it has asked.
-func (g *group) refresh(ctx context.Context, r *replica, n need) bool {
+func (g *group) refresh(ctx context.Context, r *replica, n need, not *tried) bool {
 	if n.c == Eventual || n.any || g.c.ProbeInterval > 0 {
 		return false
 	}
@@ -381,7 +392,7 @@ func (g *group) refresh(ctx context.Context, r *replica, n need) bool {
 	if k == nil || age(now, k.at) <= g.c.LagCache/2 || r.asking.Load() {
 		return false
 	}
-	bounded, cancel := context.WithTimeout(ctx, g.c.MaxWait)
+	bounded, cancel := g.bounded(ctx, not)
 	defer cancel()
 	if d := time.Duration(n.c); n.c > 0 && age(now, k.asOf) > d/2 {
 		g.sampleIfDue(ctx, bounded, g.sampleEvery(n))
@@ -404,10 +415,9 @@ func (g *group) sampleEvery(n need) time.Duration {
 // Each database is asked by one caller at a time, and the others wait for that, or go on with another; so a
 // replica that hangs delays one of them, and who wait for a write do not ask more often than one would.
 func (g *group) await(ctx context.Context, n need, hash uint64, not *tried) (*replica, func(error)) {
-	bounded, cancel := context.WithTimeout(ctx, g.c.MaxWait)
+	bounded, cancel := g.bounded(ctx, not)
 	defer cancel()
-	since := time.Now().Add(-firstPause)
-	waited := false
+	w := waiting{n: n, not: not, since: time.Now().Add(-firstPause)}
 	for pause := firstPause; ; {
 		changed := g.changes() // before looking at what is known, so that no change is missed
 		if r, done := g.choose(n, hash, not); r != nil {
@@ -416,22 +426,22 @@ func (g *group) await(ctx context.Context, n need, hash uint64, not *tried) (*re
 		if bounded.Err() != nil {
 			break
 		}
-		progress, hope := g.advance(ctx, bounded, n, since, waited, not)
+		progress, hope := g.advance(ctx, bounded, &w)
 		if progress {
 			continue
 		}
 		if !hope {
 			return nil, nil
 		}
-		if !waited {
-			waited = true
+		if !w.waited {
+			w.waited = true
 			g.waits.Add(1)
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-changed:
 		case <-timer.C:
-			since = time.Now()
+			w.since = time.Now()
 			pause = min(2*pause, lastPause)
 		case <-bounded.Done():
 		}
@@ -441,26 +451,33 @@ func (g *group) await(ctx context.Context, n need, hash uint64, not *tried) (*re
 	return nil, nil
 }
 
+// A waiting is a read that waits for a replica.
+type waiting struct {
+	n         need
+	not       *tried
+	since     time.Time // what was asked before is to be asked again
+	waited    bool      // it has paused
+	noPrimary bool      // the primary could not be asked
+}
+
 // advance asks one database that nobody has asked since some time, if there is one that nobody is asking,
 // and returns whether it has; and if not, whether there is a replica that is worth waiting for.
-func (g *group) advance(ctx, bounded context.Context, n need, since time.Time, waited bool, not *tried) (progress, hope bool) {
+func (g *group) advance(ctx, bounded context.Context, w *waiting) (progress, hope bool) {
 	// Reads of writes need no samples, but when they wait, they find out whether the primary is idle.
-	if n.c > 0 || waited {
-		switch g.sampleIfDue(ctx, bounded, g.sampleEvery(n)) {
+	if (w.n.c > 0 || w.waited) && !w.noPrimary {
+		switch g.sampleIfDue(ctx, bounded, g.sampleEvery(w.n)) {
 		case sampleTaken:
 			return true, true
 		case sampleTaking:
 			hope = true
 		case sampleFailed:
-			if n.c > 0 {
-				return false, false // without the primary nobody knows how old anything is
-			}
+			w.noPrimary = true
 		}
 	}
 	now := time.Now()
 	for _, r := range g.replicas {
 		k := r.known.Load()
-		if not.has(r) || g.isDown(r, k, now) || k != nil && !k.at.Before(since) {
+		if w.not.has(r) || g.isDown(r, k, now) || k != nil && !k.at.Before(w.since) {
 			continue
 		}
 		if g.askIfFree(ctx, bounded, r) {
@@ -471,20 +488,20 @@ func (g *group) advance(ctx, bounded context.Context, n need, since time.Time, w
 	if hope {
 		return false, true
 	}
-	target, known := g.target(n, now)
+	target, known := g.target(w.n, now)
+	if d := time.Duration(w.n.c); d > 0 && (!known || w.noPrimary || age(now, target) >= d/2) {
+		return false, false // what they lack is about as old as it may be, or nobody knows
+	}
 	for _, r := range g.replicas {
 		k := r.known.Load()
-		if not.has(r) || g.isDown(r, k, now) || k == nil || k.err != nil {
+		if w.not.has(r) || g.isDown(r, k, now) || k == nil || k.err != nil {
 			continue
 		}
 		if !known || age(now, target) < g.c.MaxWait || age(now, k.unmoved) < g.c.MaxWait {
-			hope = true
+			return false, true
 		}
 	}
-	if d := time.Duration(n.c); n.c > 0 && (!known || age(now, target) >= d/2) {
-		return false, false // what it lacks is about as old as it may be
-	}
-	return false, hope
+	return false, false
 }
 
 // isDown reports whether a replica is not to be asked, as it has failed a moment ago.
@@ -579,7 +596,7 @@ func (g *group) learn(s sample) (beat bool) {
 		} else if last.pos == s.pos {
 			for _, r := range g.replicas {
 				k := r.known.Load()
-				beat = beat || k != nil && k.err == nil && k.at.After(last.at) && !k.pos.Covers(s.pos)
+				beat = beat || k != nil && k.err == nil && !k.at.Before(last.at) && !k.pos.Covers(s.pos)
 			}
 			beat = beat && age(s.at, g.beat) >= g.c.Heartbeat
 		}
