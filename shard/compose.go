@@ -39,6 +39,9 @@ func Compose[O, I any](outer Locator[O], inner map[ID]Locator[I]) (*Composed[O, 
 	if !ok {
 		return nil, fmt.Errorf("shard: the outer router must be a Lister, got %T", outer)
 	}
+	if len(groups.Shards()) == 0 {
+		return nil, errors.New("shard: the outer router must have groups, got none")
+	}
 	for _, id := range groups.Shards() {
 		if inner[id] == nil {
 			return nil, fmt.Errorf("shard: the inner routers must have one for each group of the outer one, got none for %q", id)
@@ -50,6 +53,9 @@ func Compose[O, I any](outer Locator[O], inner map[ID]Locator[I]) (*Composed[O, 
 		if !ok {
 			return nil, fmt.Errorf("shard: the inner routers must be Listers, got %T for %q", inner[group], group)
 		}
+		if len(l.Shards()) == 0 {
+			return nil, fmt.Errorf("shard: the inner routers must have shards, got none for %q", group)
+		}
 		for _, id := range l.Shards() {
 			if other, ok := owner[id]; ok {
 				return nil, fmt.Errorf("shard: the inner routers must have different shards, got %q for both %q and %q", id, other, group)
@@ -60,14 +66,23 @@ func Compose[O, I any](outer Locator[O], inner map[ID]Locator[I]) (*Composed[O, 
 	return &Composed[O, I]{outer, maps.Clone(inner)}, nil
 }
 
-// Locate returns the placement of k, as the inner router says. Its Shard is "" if the group, or its router, has
-// none. It takes as long as both routers and a look-up in a map.
+// Locate returns the placement of k: shard and part as the inner router says. Its epoch is the sum of both, as
+// it is to grow when either does, and its state the one of both that allows less. Its Shard is "" if the group,
+// or its router, has none. It takes as long as both routers and a look-up in a map.
 func (c *Composed[O, I]) Locate(k Pair[O, I]) Placement {
-	inner := c.inner[c.outer.Locate(k.Outer).Shard]
+	o := c.outer.Locate(k.Outer)
+	inner := c.inner[o.Shard]
 	if inner == nil {
 		return Placement{}
 	}
-	return inner.Locate(k.Inner)
+	return within(o, inner.Locate(k.Inner))
+}
+
+// within returns the placement of a key that is in group o, and there in p.
+func within(o, p Placement) Placement {
+	p.Epoch += o.Epoch
+	p.State = max(p.State, o.State) // the later ones allow less
+	return p
 }
 
 // Route returns the placement of k, or ErrNoShard if no shard is responsible.
@@ -78,22 +93,33 @@ func (c *Composed[O, I]) Route(_ context.Context, k Pair[O, I]) (Placement, erro
 // RouteOuter returns the placements of all keys with the outer part o, whatever the inner one: each part, or
 // each shard if the inner router does not tell parts, once. It returns ErrNoShard if there are none.
 func (c *Composed[O, I]) RouteOuter(_ context.Context, o O) ([]Placement, error) {
-	group := c.outer.Locate(o).Shard
-	inner := c.inner[group]
+	group := c.outer.Locate(o)
+	inner := c.inner[group.Shard]
 	if inner == nil {
 		return nil, fmt.Errorf("shard: outer key %s: %w", abbreviate(o), ErrNoShard)
 	}
 	ps := allOf(inner)
 	if len(ps) == 0 {
-		return nil, fmt.Errorf("shard: group %q: %w", group, ErrNoShard)
+		return nil, fmt.Errorf("shard: group %q: %w", group.Shard, ErrNoShard)
+	}
+	for i := range ps {
+		ps[i] = within(group, ps[i])
 	}
 	return ps, nil
 }
 
 // Shards returns the shards of all groups, each once, sorted.
-func (c *Composed[O, I]) Shards() []ID { return Distinct(c.Placements()) }
+func (c *Composed[O, I]) Shards() []ID {
+	var ids []ID
+	for _, l := range c.inner {
+		ids = append(ids, l.(Lister).Shards()...)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
 
-// Placements returns those of all groups, in the order of their names.
+// Placements returns those of all groups, in the order of their names: shards and parts. Epochs and states are
+// those of the inner routers, as keys of several outer parts may be in a group.
 func (c *Composed[O, I]) Placements() []Placement {
 	var ps []Placement
 	for _, group := range slices.Sorted(maps.Keys(c.inner)) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 )
 
 // A HashLocator places hashes, and says how keys are hashed for it: consistenthash.Map[shard.ID], whose
@@ -29,7 +28,8 @@ type ConsistentConfig struct {
 	// the router return none, so what depends on them, such as OpenSQL's check that no shard is
 	// missing, has nothing to check.
 	Shards func() []ID
-	// Epoch returns the epoch of placements. nil: it is 0.
+	// Epoch returns the epoch of placements. It is asked before the HashLocator, so who changes that does so
+	// before Epoch returns more: then no placement with the new epoch is an old one. nil: it is 0.
 	Epoch func() uint64
 }
 
@@ -57,6 +57,7 @@ func NewConsistent[K Key](l HashLocator, c ConsistentConfig) (*Consistent[K], er
 // Locate returns the placement of k, whose Part is 0. Its Shard is "" if there are no shards. It takes as
 // long as the HashLocator does, and allocates nothing if that does not.
 func (r *Consistent[K]) Locate(k K) Placement {
+	epoch := r.epoch()
 	var h uint64
 	switch r.form {
 	case formText:
@@ -67,7 +68,7 @@ func (r *Consistent[K]) Locate(k K) Placement {
 		h = r.l.HashUint64(numberOf(at(&k), r.form))
 	}
 	id, _ := r.l.GetHash(h)
-	return Placement{Shard: id, Epoch: r.epoch()}
+	return Placement{Shard: id, Epoch: epoch}
 }
 
 func (r *Consistent[K]) epoch() uint64 {
@@ -110,14 +111,4 @@ func placementsOf(ids []ID, epoch uint64) []Placement {
 		ps[i] = Placement{Shard: id, Epoch: epoch}
 	}
 	return ps
-}
-
-// abbreviate returns the beginning of a key, for error messages.
-func abbreviate(k any) string {
-	const most = 64
-	s := fmt.Sprintf("%v", k)
-	if len(s) > most {
-		s = s[:most] + "…"
-	}
-	return strconv.Quote(s)
 }

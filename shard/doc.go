@@ -36,7 +36,11 @@
 // in the next topology, copied, Fenced in the next one, so that nothing is written any more, and Serving at
 // its new shard in the one after that: see Topology.Next. Each part has the epoch in which it came to be as
 // it is. A process that still goes by an older topology is found out by a shard that knows the epochs
-// of its parts, and refuses requests with others.
+// of its parts, and refuses requests with others. (That a part is being copied gives it a new epoch as well; a
+// shard can go on taking the one before as long as the part stays where it is.)
+//
+// While a part moves, two shards have its rows: what is copied already, and later what is left behind. Who asks
+// all shards must have each leave out the rows whose keys it does not have, or count only one of each.
 //
 // # Reading and writing
 //

@@ -151,7 +151,7 @@ func ExampleParseTopology() {
 	}`))
 	fmt.Println(err)
 	// Output:
-	// epoch 7, range of text
+	// epoch 7, ranges of text
 	// part 0 to below "m": db-a, serving, epoch 7
 	// part 1 from "m": db-b, migrating to db-c, epoch 7
 	// shard: Parts must have all keys, got none for those from "m" to below "n", between parts 0 and 1
@@ -167,7 +167,7 @@ func ExampleTopology_MarshalJSON() {
 		panic(err)
 	}
 	fmt.Println(string(text))
-	// Output: {"epoch":1,"strategy":"slots","hash":"xxh64","slots":16384,"parts":[{"id":0,"high":8192,"shard":"a","epoch":1},{"id":1,"low":8192,"shard":"b","epoch":1}]}
+	// Output: {"epoch":1,"strategy":"slots","keys":"text","hash":"xxh64","slots":16384,"parts":[{"id":0,"high":8192,"shard":"a","epoch":1},{"id":1,"low":8192,"shard":"b","epoch":1}]}
 }
 
 func ExampleCompose() {

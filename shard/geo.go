@@ -24,7 +24,8 @@ type GeoConfig[K any] struct {
 	// Default is the shard of all other regions. "": they have none, which is safer where the law says
 	// where data must be.
 	Default ID
-	// Epoch is the epoch of all placements. 0: 1.
+	// Epoch is the epoch of all placements. Parts are numbers of regions in the order of their names, which
+	// change with Shards: so another Geo, with other regions, must have a higher one. 0: 1.
 	Epoch uint64
 }
 

@@ -19,7 +19,8 @@ type Hash uint8
 const (
 	// XXH64 is the hash of that name, with a seed: of the bytes of strings and byte slices, and of
 	// integers, widened to 64 bits with their sign, of those 8 bytes, the lowest first; so the same
-	// number of another type is the same key. It is no secret: who can choose keys, and knows the
+	// number of another type is the same key. Of floating-point numbers it is that of the number that
+	// EncodeKey's bytes are. It is no secret: who can choose keys, and knows the
 	// seed, can find many of one slot.
 	XXH64 Hash = iota + 1
 	// CRC16 is the hash of Redis Cluster: CRC-16/XMODEM of the key, or of its tag; see HashTag. Keys

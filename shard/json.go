@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -25,7 +26,8 @@ import (
 //	}
 //
 // So bounds are numbers and strings, which are JSON's where that has them; {"hex": "ff00"} stands for the
-// bytes of a text that is no UTF-8, and "NaN", "+Inf" and "-Inf" for the numbers of those names.
+// bytes of a text that is no UTF-8, or has U+FFFD, which JSON's readers put in place of what is none; and "+Inf"
+// and "-Inf" for the numbers of those names.
 
 type topologyJSON struct {
 	Epoch    uint64     `json:"epoch"`
@@ -43,7 +45,7 @@ type partJSON struct {
 	Low    json.RawMessage `json:"low,omitempty"`
 	High   json.RawMessage `json:"high,omitempty"`
 	Shard  ID              `json:"shard"`
-	State  PartState       `json:"state,omitzero"`
+	State  string          `json:"state,omitempty"`
 	Target ID              `json:"target,omitempty"`
 	Epoch  uint64          `json:"epoch,omitempty"`
 }
@@ -53,7 +55,7 @@ type hexJSON struct {
 }
 
 // MarshalJSON returns the topology in a form that UnmarshalJSON takes, and people can read.
-func (t *Topology) MarshalJSON() ([]byte, error) {
+func (t Topology) MarshalJSON() ([]byte, error) {
 	if err := t.Validate(); err != nil {
 		return nil, err
 	}
@@ -66,16 +68,22 @@ func (t *Topology) MarshalJSON() ([]byte, error) {
 		p := &c.Parts[i]
 		j.Parts[i] = partJSON{
 			ID: p.ID, Low: c.marshalBound(p.Low), High: c.marshalBound(p.High),
-			Shard: p.Shard, State: p.State, Target: p.Target, Epoch: p.Epoch,
+			Shard: p.Shard, Target: p.Target, Epoch: p.Epoch,
+		}
+		if p.State != Serving {
+			j.Parts[i].State = p.State.String()
 		}
 	}
 	return json.Marshal(j)
 }
 
 // UnmarshalJSON sets t to the topology of the text, if that is one that NewTopology would make; else t is
-// unchanged. Fields that are not known are refused, so that none that is misspelt is left to its default.
-// t must not be in use.
+// unchanged. Fields that are not known, misspelt, there twice or null are refused, so that nothing is
+// left to its default, or read in two ways, without a word. t must not be in use.
 func (t *Topology) UnmarshalJSON(text []byte) error {
+	if err := checkJSON(text); err != nil {
+		return fmt.Errorf("shard: topology: %w", err)
+	}
 	var j topologyJSON
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
@@ -96,7 +104,12 @@ func (t *Topology) UnmarshalJSON(text []byte) error {
 		if err != nil {
 			return fmt.Errorf("shard: Parts: part %d: High %w", p.ID, err)
 		}
-		c.Parts[i] = Part{ID: p.ID, Low: low, High: high, Shard: p.Shard, State: p.State, Target: p.Target, Epoch: p.Epoch}
+		c.Parts[i] = Part{ID: p.ID, Low: low, High: high, Shard: p.Shard, Target: p.Target, Epoch: p.Epoch}
+		if p.State != "" {
+			if c.Parts[i].State.UnmarshalText([]byte(p.State)) != nil {
+				return fmt.Errorf("shard: Parts: part %d: State must be serving, migrating or fenced, got %q", p.ID, p.State)
+			}
+		}
 	}
 	n, err := NewTopology(c)
 	if err != nil {
@@ -108,16 +121,58 @@ func (t *Topology) UnmarshalJSON(text []byte) error {
 
 // ParseTopology returns the topology of a JSON text; see Topology.UnmarshalJSON.
 func ParseTopology(text []byte) (*Topology, error) {
-	// Not json.Unmarshal into the topology at once: that would wrap errors in another package's words.
-	if !json.Valid(text) {
-		var v any
-		return nil, fmt.Errorf("shard: topology: %w", json.Unmarshal(text, &v))
-	}
 	t := new(Topology)
 	if err := t.UnmarshalJSON(text); err != nil {
 		return nil, err
 	}
 	return t, nil
+}
+
+// checkJSON refuses what encoding/json would take, and make of it what it likes: bytes that are no UTF-8, nulls,
+// and names that are there twice, or not in lower case.
+func checkJSON(text []byte) error {
+	if !utf8.Valid(text) {
+		return errors.New("must be UTF-8")
+	}
+	if !json.Valid(text) {
+		var v any
+		return json.Unmarshal(text, &v)
+	}
+	var inside []map[string]bool // the names so far of each object, and nil for each array, around the token
+	name := false                // whether the token is one
+	for d := json.NewDecoder(bytes.NewReader(text)); ; {
+		token, err := d.Token()
+		if err != nil {
+			return nil // the end, of a text that is valid
+		}
+		switch v := token.(type) {
+		case json.Delim:
+			switch v {
+			case '{':
+				inside, name = append(inside, map[string]bool{}), true
+				continue
+			case '[':
+				inside, name = append(inside, nil), false
+				continue
+			}
+			inside = inside[:len(inside)-1]
+		case nil:
+			return errors.New("must have no null")
+		case string:
+			if name {
+				names := inside[len(inside)-1]
+				switch {
+				case names[v]:
+					return fmt.Errorf("must have each name once in an object, got %q twice", v)
+				case v != strings.ToLower(v):
+					return fmt.Errorf("must have names in lower case, got %q", v)
+				}
+				names[v], name = true, false
+				continue
+			}
+		}
+		name = len(inside) > 0 && inside[len(inside)-1] != nil
+	}
 }
 
 func (c *TopologyConfig) marshalBound(b []byte) json.RawMessage {
@@ -127,7 +182,7 @@ func (c *TopologyConfig) marshalBound(b []byte) json.RawMessage {
 	var v any
 	switch c.boundKind() {
 	case Text:
-		if v = string(b); !utf8.Valid(b) {
+		if v = string(b); bytes.ContainsRune(b, utf8.RuneError) {
 			v = hexJSON{hex.EncodeToString(b)}
 		}
 	case Float:
@@ -146,7 +201,7 @@ func (c *TopologyConfig) marshalBound(b []byte) json.RawMessage {
 }
 
 func (c *TopologyConfig) unmarshalBound(text json.RawMessage) ([]byte, error) {
-	if len(text) == 0 || string(text) == "null" {
+	if len(text) == 0 {
 		return nil, nil
 	}
 	if c.boundKind() == Text {
@@ -158,6 +213,9 @@ func (c *TopologyConfig) unmarshalBound(text json.RawMessage) ([]byte, error) {
 				return nil, fmt.Errorf("must have bytes as hex: %w", err)
 			}
 			b, err := hex.DecodeString(h.Hex)
+			if err == nil && len(b) == 0 {
+				err = errors.New("there are none")
+			}
 			if err != nil {
 				return nil, fmt.Errorf("must have bytes as hex: %w", err)
 			}
@@ -165,7 +223,10 @@ func (c *TopologyConfig) unmarshalBound(text json.RawMessage) ([]byte, error) {
 		}
 		var s string
 		if err := json.Unmarshal(text, &s); err != nil {
-			return nil, fmt.Errorf("must be a string or bytes as hex, got %s", text)
+			return nil, fmt.Errorf("must be a string or bytes as hex, got %s", abbreviate(string(text)))
+		}
+		if strings.ContainsRune(s, utf8.RuneError) {
+			return nil, fmt.Errorf("must be given as hex if it has what is no text, or U+FFFD, got %s", abbreviate(s))
 		}
 		return []byte(s), nil
 	}
@@ -190,7 +251,7 @@ func (c *TopologyConfig) unmarshalBound(text json.RawMessage) ([]byte, error) {
 		if errors.As(err, &n) {
 			err = n.Err
 		}
-		return nil, fmt.Errorf("must be a bound of kind %v, got %s: %w", c.boundKind(), text, err)
+		return nil, fmt.Errorf("must be a bound of kind %v, got %s: %w", c.boundKind(), abbreviate(string(text)), err)
 	}
 	return encodeWord(w), nil
 }

@@ -90,11 +90,11 @@ func newTable(t *Topology, f form) (*table, error) {
 		p := &c.Parts[i]
 		tab.places[i] = Placement{Shard: p.Shard, Part: p.ID, Epoch: p.Epoch, State: p.State}
 	}
+	if c.Keys != 0 && c.Keys != kind {
+		return nil, fmt.Errorf("shard: Keys of the topology must be %v, as those of the Map, got %v", kind, c.Keys)
+	}
 	switch c.Strategy {
 	case ByRange:
-		if c.Keys != kind {
-			return nil, fmt.Errorf("shard: Keys of the topology must be %v, as those of the Map, got %v", kind, c.Keys)
-		}
 		tab.setRanges(c, f)
 		return tab, nil
 	case BySlots:
@@ -166,7 +166,7 @@ func (m *Map[K]) RouteFrom(_ context.Context, lo K) ([]Placement, error) {
 // Placements returns those of all parts, in the order of the parts.
 func (m *Map[K]) Placements() []Placement { return slices.Clone(m.table.Load().places) }
 
-// Shards returns the shards that have parts, each once, sorted.
+// Shards returns the shards that have parts, each once, sorted. It takes O(n·log n) for n parts.
 func (m *Map[K]) Shards() []ID { return m.table.Load().topology.Shards() }
 
 // Topology returns the topology that m goes by.

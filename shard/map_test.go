@@ -58,7 +58,7 @@ func TestMod(t *testing.T) {
 func TestSlots(t *testing.T) {
 	m, err := NewSlots[string](SlotsConfig{Shards: []ID{"a", "b", "c"}})
 	require.NoError(t, err)
-	require.Equal(t, `epoch 1, slots 16384 of xxh64
+	require.Equal(t, `epoch 1, 16384 slots of text, by xxh64
 part 0 to below 5461: a, serving, epoch 1
 part 1 from 5461 to below 10923: b, serving, epoch 1
 part 2 from 10923: c, serving, epoch 1
@@ -114,6 +114,8 @@ func TestSameNumber(t *testing.T) {
 	require.NoError(t, err)
 	d, err := NewSlots[uint16](c)
 	require.NoError(t, err)
+	ptr, err := NewSlots[uintptr](c)
+	require.NoError(t, err)
 	e, err := NewSlots[namedInt](c)
 	require.NoError(t, err)
 	for n := int64(-128); n < 128; n++ {
@@ -121,6 +123,7 @@ func TestSameNumber(t *testing.T) {
 		require.Equal(t, a.Locate(n), e.Locate(namedInt(n)))
 		if n >= 0 {
 			require.Equal(t, a.Locate(n), d.Locate(uint16(n)))
+			require.Equal(t, a.Locate(n), ptr.Locate(uintptr(n)))
 		}
 	}
 	s, err := NewSlots[string](c)
@@ -216,7 +219,7 @@ func TestConstructorErrors(t *testing.T) {
 			_, err := NewMod[int](ModConfig{Shards: []ID{"a", ""}})
 			return err
 		},
-		"shard: Hash of the topology must be one for keys of kind text, got identity": func() error {
+		"shard: Hash must be one for keys of kind text, got identity": func() error {
 			_, err := NewMod[string](ModConfig{Shards: []ID{"a"}, Hash: Identity})
 			return err
 		},
@@ -224,11 +227,11 @@ func TestConstructorErrors(t *testing.T) {
 			_, err := NewSlots[int](SlotsConfig{Shards: []ID{"a"}, Hash: Identity})
 			return err
 		},
-		"shard: Hash of the topology must be one for keys of kind int, got crc16": func() error {
+		"shard: Hash must be one for keys of kind int, got crc16": func() error {
 			_, err := NewSlots[int](SlotsConfig{Shards: []ID{"a"}, Hash: CRC16})
 			return err
 		},
-		"shard: Hash of the topology must be one for keys of kind text, got vitess-hash": func() error {
+		"shard: Hash must be one for keys of kind text, got vitess-hash": func() error {
 			_, err := NewSlots[string](SlotsConfig{Shards: []ID{"a"}, Hash: VitessHash})
 			return err
 		},
@@ -447,11 +450,24 @@ func TestUpdate(t *testing.T) {
 	require.EqualError(t, m.Update(nil), "shard: Topology is required")
 	require.Equal(t, uint64(201), m.Topology().Epoch())
 
+	// Of many who update at the same time, the latest topology wins.
+	var chain []*Topology
+	for top := m.Topology(); len(chain) < 50; {
+		next, err := top.Next(func(*TopologyConfig) {})
+		require.NoError(t, err)
+		chain, top = append(chain, next), next
+	}
+	for _, top := range chain {
+		wg.Go(func() { _ = m.Update(top) })
+	}
+	wg.Wait()
+	require.Equal(t, uint64(251), m.Topology().Epoch())
+
 	other, err := NewSlots[string](SlotsConfig{Shards: []ID{"a"}, Hash: CRC16, Epoch: 300})
 	require.NoError(t, err)
 	err = m.Update(other.Topology())
 	require.ErrorIs(t, err, ErrIncompatible)
-	require.EqualError(t, err, "shard: incompatible topology: slots 16384 of crc16 takes the place of slots 16384 of xxh64")
+	require.EqualError(t, err, "shard: incompatible topology: 16384 slots of text, by crc16 takes the place of 16384 slots of text, by xxh64")
 }
 
 var updateGolden = flag.Bool("update", false, "write the golden file anew; a change of it is a breaking change")

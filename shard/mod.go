@@ -31,7 +31,7 @@ func NewMod[K Key](c ModConfig) (*Map[K], error) {
 		return nil, fmt.Errorf("shard: Shards must have from 1 to %d shards, got %d", maxSlots, n)
 	}
 	t := TopologyConfig{
-		Epoch: max(c.Epoch, 1), Strategy: ByMod, Hash: c.Hash, Seed: c.Seed, Tags: c.Tags,
+		Epoch: max(c.Epoch, 1), Strategy: ByMod, Hash: c.Hash, Seed: c.Seed, Tags: c.Tags, Keys: KindOf[K](),
 		Slots: len(c.Shards), Parts: make([]Part, len(c.Shards)),
 	}
 	if t.Hash == 0 {

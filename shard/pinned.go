@@ -5,8 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 )
+
+// PinnedPart is the part of all keys that are pinned, which are not moved with any other: no topology has a part
+// of that ID.
+const PinnedPart PartID = math.MaxUint32
 
 // Pinned is a router with exceptions: a few keys, of celebrities or of great customers, have shards of their own,
 // and all others are where another router says. The exceptions stand in memory; where there are many, or
@@ -38,14 +43,13 @@ func NewPinned[K comparable](base Locator[K], pins map[K]ID) (*Pinned[K], error)
 	return &Pinned[K]{base, maps.Clone(pins)}, nil
 }
 
-// Locate returns the placement of k. Its epoch and state are those that base returns, and so is the part,
-// which is not unique within the shard of an exception. It takes as long as base and a look-up in a map.
+// Locate returns the placement of k. That of an exception is Serving, in PinnedPart, with epoch 0, whatever is
+// done with the part that the key would be in otherwise. It takes as long as base and a look-up in a map.
 func (r *Pinned[K]) Locate(k K) Placement {
-	p := r.base.Locate(k)
 	if id, ok := r.pins[k]; ok {
-		return Placement{Shard: id, Part: p.Part, Epoch: p.Epoch}
+		return Placement{Shard: id, Part: PinnedPart}
 	}
-	return p
+	return r.base.Locate(k)
 }
 
 // Route returns the placement of k, or ErrNoShard if no shard is responsible.
@@ -57,4 +61,14 @@ func (r *Pinned[K]) Shards() []ID {
 	ids = slices.AppendSeq(slices.Clone(ids), maps.Values(r.pins))
 	slices.Sort(ids)
 	return slices.Compact(ids)
+}
+
+// Placements returns those of base, and one of each shard of the exceptions, sorted by shard.
+func (r *Pinned[K]) Placements() []Placement {
+	ps := slices.Clone(allOf(r.base))
+	ids := slices.Sorted(maps.Values(r.pins))
+	for _, id := range slices.Compact(ids) {
+		ps = append(ps, Placement{Shard: id, Part: PinnedPart})
+	}
+	return ps
 }

@@ -70,7 +70,21 @@ func TestCompose(t *testing.T) {
 	require.EqualError(t, err, `shard: key "{cn 5}": no shard is responsible`)
 	p, err := c.Route(ctx, Pair[string, int]{"eu", 5})
 	require.NoError(t, err)
-	require.Equal(t, Placement{Shard: "eu-old", Epoch: 1}, p)
+	require.Equal(t, Placement{Shard: "eu-old", Epoch: 2}, p) // 1 and 1
+
+	// A group that is fenced is so whatever its routers say, and its epoch counts.
+	groups, err := NewRange(RangeConfig[string]{Shards: []ID{"eu"}, Epoch: 7})
+	require.NoError(t, err)
+	fenced, err := Compose(groups, map[ID]Locator[int]{"eu": eu})
+	require.NoError(t, err)
+	next, err := groups.Topology().Next(func(c *TopologyConfig) { c.Parts[0].State = Fenced })
+	require.NoError(t, err)
+	require.Equal(t, Placement{Shard: "eu-old", Epoch: 8}, fenced.Locate(Pair[string, int]{"x", 5}))
+	require.NoError(t, groups.Update(next))
+	require.Equal(t, Placement{Shard: "eu-old", Epoch: 9, State: Fenced}, fenced.Locate(Pair[string, int]{"x", 5}))
+	all, err := fenced.RouteOuter(ctx, "x")
+	require.NoError(t, err)
+	require.Equal(t, []Placement{{Shard: "eu-old", Epoch: 9, State: Fenced}, {Shard: "eu-new", Part: 1, Epoch: 9, State: Fenced}}, all)
 
 	ps, err := c.RouteOuter(ctx, "eu-west")
 	require.NoError(t, err)
@@ -93,6 +107,18 @@ func TestCompose(t *testing.T) {
 		},
 		`shard: the inner routers must have different shards, got "us-0" for both "eu" and "us"`: func() error {
 			_, err := Compose(geo, map[ID]Locator[int]{"eu": us, "us": us})
+			return err
+		},
+		`shard: the inner routers must have shards, got none for "us"`: func() error {
+			none, err := NewConsistent[int](&fakeRing{}, ConsistentConfig{})
+			require.NoError(t, err)
+			_, err = Compose(geo, map[ID]Locator[int]{"eu": eu, "us": none})
+			return err
+		},
+		"shard: the outer router must have groups, got none": func() error {
+			none, err := NewConsistent[string](&fakeRing{}, ConsistentConfig{})
+			require.NoError(t, err)
+			_, err = Compose(none, map[ID]Locator[int]{})
 			return err
 		},
 		"shard: the outer router must be a Lister, got shard.locatorFunc[string]": func() error {
@@ -158,6 +184,13 @@ func TestConsistent(t *testing.T) {
 	require.Equal(t, []Placement{{Shard: "a", Epoch: 3}, {Shard: "b", Epoch: 3}, {Shard: "c", Epoch: 3}}, r.Placements())
 	require.Empty(t, b.Shards())
 
+	// A ring that changes while it is asked: the epoch is of before.
+	changing, err := NewConsistent[string](changingRing{ring, &epoch}, ConsistentConfig{Epoch: func() uint64 { return epoch }})
+	require.NoError(t, err)
+	require.EqualValues(t, 3, changing.Locate("x").Epoch)
+	require.EqualValues(t, 4, epoch)
+	epoch = 3
+
 	ring.ids = nil
 	require.Equal(t, Placement{Epoch: 3}, r.Locate("x"))
 	_, err = r.Route(ctx, strings.Repeat("x", 1000))
@@ -173,12 +206,17 @@ func TestPinned(t *testing.T) {
 	r, err := NewPinned[string](m, pins)
 	require.NoError(t, err)
 	pins["other"] = "x"
-	require.Equal(t, Placement{Shard: "big", Part: m.Locate("celebrity").Part, Epoch: 1}, r.Locate("celebrity"))
+	require.Equal(t, Placement{Shard: "big", Part: PinnedPart}, r.Locate("celebrity"))
 	require.Equal(t, m.Locate("other"), r.Locate("other"))
 	p, err := r.Route(ctx, "tester")
 	require.NoError(t, err)
 	require.Equal(t, ID("a"), p.Shard)
 	require.Equal(t, []ID{"a", "b", "big"}, r.Shards())
+	require.Equal(t, append(m.Placements(), Placement{Shard: "a", Part: PinnedPart}, Placement{Shard: "big", Part: PinnedPart}), r.Placements())
+	next, err := m.Topology().Next(func(c *TopologyConfig) { c.Parts[m.Locate("celebrity").Part].State = Fenced })
+	require.NoError(t, err)
+	require.NoError(t, m.Update(next))
+	require.Equal(t, Serving, r.Locate("celebrity").State)
 
 	_, err = NewPinned[string](nil, nil)
 	require.EqualError(t, err, "shard: the router of all other keys is required")
@@ -186,4 +224,15 @@ func TestPinned(t *testing.T) {
 	require.EqualError(t, err, "shard: the router of all other keys must be a Lister, got shard.locatorFunc[string]")
 	_, err = NewPinned[string](m, map[string]ID{"x": ""})
 	require.EqualError(t, err, "shard: pins must have a shard for each key, got none for x")
+}
+
+// A changingRing gets another epoch each time that it is asked.
+type changingRing struct {
+	*fakeRing
+	epoch *uint64
+}
+
+func (r changingRing) GetHash(h uint64) (ID, bool) {
+	*r.epoch++
+	return r.fakeRing.GetHash(h)
 }

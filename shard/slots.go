@@ -7,7 +7,7 @@ type SlotsConfig struct {
 	_ struct{}
 
 	// Shards is the shards, each once, at most as many as there are slots. Each gets its share of the slots,
-	// in one piece, in this order, as redis-cli deals them out.
+	// in one piece, in this order; the bounds between them are rounded to whole slots.
 	Shards []ID
 	// Hash is the hash whose slots these are. 0: XXH64.
 	Hash Hash
@@ -26,10 +26,10 @@ type SlotsConfig struct {
 // NewSlots returns a Map by slots: the hash of a key says which slot it is in, and a table which shard has the
 // slot. To add a shard, slots are moved there from the others (see Topology.Next), and only their keys
 // move. With CRC16 it is what Redis Cluster does, bit for bit; with VitessHash and VitessXXHash a slot is the
-// beginning of Vitess' keyspace ID.
+// beginning of Vitess' keyspace ID, so 2, 4, 8 … shards have what Vitess' "-80" and "80-", and so on, have.
 func NewSlots[K Key](c SlotsConfig) (*Map[K], error) {
 	t := TopologyConfig{
-		Epoch: max(c.Epoch, 1), Strategy: BySlots, Hash: c.Hash, Seed: c.Seed, Tags: c.Tags, Slots: c.Slots,
+		Epoch: max(c.Epoch, 1), Strategy: BySlots, Hash: c.Hash, Seed: c.Seed, Tags: c.Tags, Slots: c.Slots, Keys: KindOf[K](),
 		Parts: make([]Part, len(c.Shards)),
 	}
 	if t.Hash == 0 {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // A Strategy is a way in which a Topology divides the keys.
@@ -89,7 +90,8 @@ type TopologyConfig struct {
 	Epoch uint64
 	// Strategy is how keys are divided. Required.
 	Strategy Strategy
-	// Keys is the kind of keys: required for ByRange. Otherwise 0: the hash takes all kinds.
+	// Keys is the kind of keys: required for ByRange. 0 otherwise: Maps of all kinds take the topology, each of
+	// which may place the same key elsewhere.
 	Keys KeyKind
 	// Hash is the hash of keys: required for ByMod and BySlots, 0 for ByRange. Identity is for ByMod.
 	Hash Hash
@@ -106,7 +108,8 @@ type TopologyConfig struct {
 }
 
 // A Topology says which part of the keys is where: the data behind a Map, to be stored, and given to
-// other processes. All that know it place keys alike.
+// other processes. All that know it place the same keys alike; of what kind keys are is part of it, as the
+// text "42" is not the number.
 //
 // A Topology does not change; Next makes the one that follows it. A Topology is safe for concurrent use
 // by multiple goroutines, but for UnmarshalJSON. The zero value has no parts, and no Map takes it.
@@ -186,10 +189,12 @@ func (c *TopologyConfig) checkStrategy() error {
 		return nil
 	}
 	switch {
-	case c.Keys != 0:
-		return fmt.Errorf("shard: Keys must be left out for %v, got %v", c.Strategy, c.Keys)
+	case c.Keys != 0 && kindNames[c.Keys] == "":
+		return fmt.Errorf("shard: Keys must be %s, or left out, got %v", listNames(kindNames), c.Keys)
 	case hashNames[c.Hash] == "":
 		return fmt.Errorf("shard: Hash must be %s, got %v", listNames(hashNames), c.Hash)
+	case c.Keys != 0 && !c.Hash.takes(c.Keys):
+		return fmt.Errorf("shard: Hash must be one for keys of kind %v, got %v", c.Keys, c.Hash)
 	case c.Hash == Identity && c.Strategy != ByMod:
 		return fmt.Errorf("shard: Hash must be a hash for %v, got %v: neighbours would all be in one slot", c.Strategy, c.Hash)
 	case c.Hash != XXH64 && c.Seed != 0:
@@ -224,6 +229,10 @@ func (c *TopologyConfig) checkPart(p *Part) error {
 	switch {
 	case p.Shard == "":
 		return bad("Shard is required")
+	case strings.ContainsRune(string(p.Shard), utf8.RuneError), strings.ContainsRune(string(p.Target), utf8.RuneError):
+		return bad("Shard and Target must be UTF-8, got %q and %q", p.Shard, p.Target)
+	case p.ID == PinnedPart:
+		return bad("ID must be below that, which is for keys that are pinned")
 	case int(p.State) >= len(stateNames):
 		return bad("State must be serving, migrating or fenced, got %v", p.State)
 	case p.Target != "" && p.State == Serving:
@@ -286,7 +295,7 @@ func (c *TopologyConfig) boundText(b []byte) string {
 		return "the first key"
 	}
 	if c.boundKind() == Text {
-		return strconv.Quote(string(b))
+		return abbreviate(string(b))
 	}
 	w := binary.BigEndian.Uint64(b)
 	switch c.boundKind() {
@@ -321,7 +330,7 @@ func (t *Topology) Parts() []Part {
 }
 
 // Shards returns the shards that have parts, each once, sorted. Those that parts are only to move to do not
-// belong to them: what they have of it is not to be read yet.
+// belong to them: what they have of it is not to be read yet. It takes O(n·log n) for n parts.
 func (t *Topology) Shards() []ID {
 	set := map[ID]bool{}
 	for i := range t.c.Parts {
@@ -333,6 +342,11 @@ func (t *Topology) Shards() []ID {
 // Next returns the topology that follows t: with what edit has changed of its Config, of which it gets a
 // copy. The epoch is the next one, also of those parts that edit has changed, added, or given another ID;
 // what edit does to epochs itself is ignored. It takes O(n·log n) for n parts.
+//
+// It does not know where data is: a part that goes to another shard without having been Migrating and Fenced is
+// taken to be empty, or copied already. And it does not know of others who make the next topology of t at the
+// same time: where topologies are stored, one must be stored only if its predecessor is what is there, as by
+// UPDATE … WHERE epoch = $1, so that of two one is told to begin again.
 func (t *Topology) Next(edit func(*TopologyConfig)) (*Topology, error) {
 	if err := t.Validate(); err != nil {
 		return nil, err
@@ -355,7 +369,10 @@ func (t *Topology) Next(edit func(*TopologyConfig)) (*Topology, error) {
 	if err != nil {
 		return nil, err
 	}
-	return next, next.Follows(t)
+	if err := next.Follows(t); err != nil {
+		return nil, err
+	}
+	return next, nil
 }
 
 func (t *Topology) byID() map[PartID]*Part {
@@ -366,12 +383,17 @@ func (t *Topology) byID() map[PartID]*Part {
 	return m
 }
 
-// Follows returns nil if t can take the place of old, for those who have routed by old: it is old, or has a
-// higher epoch, and so have all parts that have changed. It returns an error that wraps ErrStaleEpoch if
-// t, or a part of it, is older, or is as old and differs; and one that wraps ErrIncompatible if t
-// divides keys in another way: by another strategy, kind of keys, hash, seed, tags or number of slots.
-// It takes O(n) for n parts.
+// Follows returns nil if t can take the place of old, for those who have routed by old: it is the same, or it
+// has a higher epoch, and each part that is not as it was has an epoch above that of old. It returns an error
+// that wraps ErrStaleEpoch if t, or a part of it, is older, or as old and other; and one that wraps
+// ErrIncompatible if t divides keys in another way: by another strategy, kind of keys, hash, seed, tags or
+// number of slots. It takes O(n) for n parts.
+//
+// It does not notice that two different topologies were made to follow the same one: see Next.
 func (t *Topology) Follows(old *Topology) error {
+	if t == nil || old == nil {
+		return errors.New("shard: Topology is required")
+	}
 	if err := t.Validate(); err != nil {
 		return err
 	}
@@ -382,23 +404,16 @@ func (t *Topology) Follows(old *Topology) error {
 	case a.Epoch < b.Epoch:
 		return fmt.Errorf("shard: %w: Epoch must be above %d, got %d", ErrStaleEpoch, b.Epoch, a.Epoch)
 	}
+	// That the epoch of a part is above that of its namesake would not do: a name may have come back, with
+	// keys that others had meanwhile, in epochs that were higher.
 	parts := old.byID()
 	for i := range a.Parts {
 		p := &a.Parts[i]
 		q := parts[p.ID]
-		least := b.Epoch // of parts that are new
-		if q != nil {
-			least = q.Epoch
-			if p.equal(q) && p.Epoch >= least {
-				continue
-			}
+		if p.Epoch > b.Epoch || q != nil && p.equal(q) && p.Epoch == q.Epoch {
+			continue
 		}
-		if p.Epoch <= least || a.Epoch == b.Epoch {
-			return fmt.Errorf("shard: %w: part %d has changed, so its Epoch must be above %d, got %d", ErrStaleEpoch, p.ID, least, p.Epoch)
-		}
-	}
-	if a.Epoch == b.Epoch && len(a.Parts) != len(b.Parts) {
-		return fmt.Errorf("shard: %w: Epoch must be above %d, got %d for other parts", ErrStaleEpoch, b.Epoch, a.Epoch)
+		return fmt.Errorf("shard: %w: part %d is not as it was, so its Epoch must be above %d, got %d", ErrStaleEpoch, p.ID, b.Epoch, p.Epoch)
 	}
 	return nil
 }
@@ -406,14 +421,22 @@ func (t *Topology) Follows(old *Topology) error {
 // scheme returns all that decides which part a key belongs to, but for the bounds.
 func (c *TopologyConfig) scheme() string {
 	var b strings.Builder
-	b.WriteString(c.Strategy.String())
-	if c.Strategy == ByRange {
-		fmt.Fprintf(&b, " of %v", c.Keys)
-		return b.String()
+	switch c.Strategy {
+	case ByRange:
+		b.WriteString("ranges")
+	case ByMod:
+		fmt.Fprintf(&b, "%d remainders", c.Slots)
+	default:
+		fmt.Fprintf(&b, "%d slots", c.Slots)
 	}
-	fmt.Fprintf(&b, " %d of %v", c.Slots, c.Hash)
+	if c.Keys != 0 {
+		fmt.Fprintf(&b, " of %v", c.Keys)
+	}
+	if c.Hash != 0 {
+		fmt.Fprintf(&b, ", by %v", c.Hash)
+	}
 	if c.Seed != 0 {
-		fmt.Fprintf(&b, " seed %d", c.Seed)
+		fmt.Fprintf(&b, " with seed %d", c.Seed)
 	}
 	if c.Tags {
 		b.WriteString(" of tags")
@@ -422,7 +445,7 @@ func (c *TopologyConfig) scheme() string {
 }
 
 // String returns what t is, for people to read: a line for itself, and one for each part.
-func (t *Topology) String() string {
+func (t Topology) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "epoch %d, %s\n", t.c.Epoch, t.c.scheme())
 	for i := range t.c.Parts {

@@ -6,7 +6,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -48,7 +47,11 @@ func TestValidate(t *testing.T) {
 		{"", texts(func(c *TopologyConfig) { slices.Reverse(c.Parts) })},
 		{"Epoch must be at least 1, got 0", slots(func(c *TopologyConfig) { c.Epoch = 0 })},
 		{"Strategy must be mod, range or slots, got Strategy(0)", slots(func(c *TopologyConfig) { c.Strategy = 0 })},
-		{"Keys must be left out for slots, got int", slots(func(c *TopologyConfig) { c.Keys = Int })},
+		{"", slots(func(c *TopologyConfig) { c.Keys = Int })},
+		{"Keys must be float, int, text or uint, or left out, got KeyKind(9)", slots(func(c *TopologyConfig) { c.Keys = 9 })},
+		{"Hash must be one for keys of kind int, got crc16", slots(func(c *TopologyConfig) { c.Keys, c.Hash = Int, CRC16 })},
+		{"Parts: part 4294967295: ID must be below that, which is for keys that are pinned", slots(func(c *TopologyConfig) { c.Parts[1].ID = PinnedPart })},
+		{`Parts: part 1: Shard and Target must be UTF-8, got "\xff" and ""`, slots(func(c *TopologyConfig) { c.Parts[1].Shard = "\xff" })},
 		{"Slots must be from 1 to 65536, got 131072", slots(func(c *TopologyConfig) { c.Slots = 1 << 17 })},
 		{"Tags must be false for vitess-hash, which takes integers", slots(func(c *TopologyConfig) { c.Hash, c.Tags = VitessHash, true })},
 		{"Parts must have from 1 to 1048576 parts, got 0", slots(func(c *TopologyConfig) { c.Parts = nil })},
@@ -133,7 +136,7 @@ func TestNext(t *testing.T) {
 		c.Parts = append(c.Parts, Part{ID: 9, Low: encodeWord(150), High: high, Shard: "new"})
 	})
 	require.NoError(t, err)
-	require.Equal(t, `epoch 9, slots 16384 of xxh64
+	require.Equal(t, `epoch 9, 16384 slots, by xxh64
 part 0 to below 100: s0, serving, epoch 5
 part 1 from 100 to below 150: new, serving, epoch 9
 part 9 from 150 to below 200: new, serving, epoch 9
@@ -153,7 +156,7 @@ part 2 from 200: s2, serving, epoch 5
 	require.EqualError(t, err, "shard: Parts must have all keys, got none for those from 150 to below 200, between parts 1 and 2")
 	_, err = top.Next(func(c *TopologyConfig) { c.Seed = 1 })
 	require.ErrorIs(t, err, ErrIncompatible)
-	require.EqualError(t, err, "shard: incompatible topology: slots 16384 of xxh64 seed 1 takes the place of slots 16384 of xxh64")
+	require.EqualError(t, err, "shard: incompatible topology: 16384 slots, by xxh64 with seed 1 takes the place of 16384 slots, by xxh64")
 	last, err := NewTopology(TopologyConfig{Epoch: math.MaxUint64, Strategy: BySlots, Hash: XXH64, Parts: slotParts()})
 	require.NoError(t, err)
 	_, err = last.Next(func(*TopologyConfig) {})
@@ -172,23 +175,64 @@ part 2 from 200: s2, serving, epoch 5
 	require.NoError(t, follows(func(*TopologyConfig) {}))
 	require.NoError(t, follows(func(c *TopologyConfig) { c.Epoch++ }))
 	for want, edit := range map[string]func(*TopologyConfig){
-		"part 0 has changed, so its Epoch must be above 5, got 5":  func(c *TopologyConfig) { c.Epoch++; c.Parts[0].Shard = "x" },
-		"part 1 has changed, so its Epoch must be above 8, got 7":  func(c *TopologyConfig) { c.Epoch++; c.Parts[1].Epoch = 7 },
-		"part 2 has changed, so its Epoch must be above 5, got 8":  func(c *TopologyConfig) { c.Parts[2].State = Fenced; c.Parts[2].Epoch = 8 },
-		"part 77 has changed, so its Epoch must be above 8, got 5": func(c *TopologyConfig) { c.Epoch++; c.Parts[0].ID = 77 },
-		"Epoch must be above 8, got 8 for other parts": func(c *TopologyConfig) {
-			c.Parts[1].High = nil
-			c.Parts = c.Parts[:2]
-			c.Parts[1].ID, c.Parts[0].ID = 1, 0
-			c.Parts[1].High = nil
-		},
+		"part 0 is not as it was, so its Epoch must be above 8, got 5":  func(c *TopologyConfig) { c.Epoch++; c.Parts[0].Shard = "x" },
+		"part 1 is not as it was, so its Epoch must be above 8, got 7":  func(c *TopologyConfig) { c.Epoch++; c.Parts[1].Epoch = 7 },
+		"part 2 is not as it was, so its Epoch must be above 8, got 8":  func(c *TopologyConfig) { c.Parts[2].State = Fenced; c.Parts[2].Epoch = 8 },
+		"part 2 is not as it was, so its Epoch must be above 8, got 4":  func(c *TopologyConfig) { c.Parts[2].Epoch = 4 },
+		"part 1 is not as it was, so its Epoch must be above 8, got 8":  func(c *TopologyConfig) { c.Parts[1].High = nil; c.Parts = c.Parts[:2] },
+		"Epoch must be above 8, got 7":                                  func(c *TopologyConfig) { c.Epoch = 7; c.Parts[1].Epoch = 7 },
+		"part 77 is not as it was, so its Epoch must be above 8, got 5": func(c *TopologyConfig) { c.Epoch++; c.Parts[0].ID = 77 },
 	} {
 		err := follows(edit)
 		require.ErrorIs(t, err, ErrStaleEpoch, want)
-		if !strings.HasPrefix(want, "Epoch") {
-			require.EqualError(t, err, "shard: stale epoch: "+want)
-		}
+		require.EqualError(t, err, "shard: stale epoch: "+want)
 	}
+	require.EqualError(t, top.Follows(nil), "shard: Topology is required")
+	for what, edit := range map[string]func(*TopologyConfig){
+		"kind of keys": func(c *TopologyConfig) { c.Keys = Text }, "tags": func(c *TopologyConfig) { c.Tags = true },
+		"hash": func(c *TopologyConfig) { c.Hash = CRC16 }, "slots": func(c *TopologyConfig) { c.Slots *= 2 },
+		"strategy": func(c *TopologyConfig) { c.Strategy = ByMod },
+	} {
+		require.ErrorIs(t, follows(func(c *TopologyConfig) { c.Epoch++; edit(c) }), ErrIncompatible, what)
+	}
+	target := func(to ID) *Topology {
+		c := top.Config()
+		c.Parts[0].State, c.Parts[0].Target = Migrating, to
+		other, err := NewTopology(c)
+		require.NoError(t, err)
+		return other
+	}
+	require.ErrorIs(t, target("x").Follows(target("y")), ErrStaleEpoch)
+}
+
+// TestForks asks that whoever has seen keys in a higher epoch does not go back, though part names return.
+func TestForks(t *testing.T) {
+	base, err := NewTopology(TopologyConfig{Epoch: 6, Strategy: BySlots, Hash: XXH64, Parts: slotParts(100)})
+	require.NoError(t, err)
+	next := func(from *Topology, edit func(*TopologyConfig)) *Topology {
+		to, err := from.Next(edit)
+		require.NoError(t, err)
+		return to
+	}
+	// One splits part 0, and moves the upper half; another goes on from the same topology without knowing.
+	a := next(next(base, func(c *TopologyConfig) {
+		c.Parts = append(c.Parts, Part{ID: 2, Low: encodeWord(50), High: encodeWord(100), Shard: "s0"})
+		c.Parts[0].High = encodeWord(50)
+	}), func(c *TopologyConfig) { c.Parts[1].Shard = "x" })
+	b := next(next(next(base, func(c *TopologyConfig) { c.Parts[0].Shard = "y" }), func(*TopologyConfig) {}), func(*TopologyConfig) {})
+	require.Greater(t, b.Epoch(), a.Epoch())
+	require.ErrorIs(t, b.Follows(a), ErrStaleEpoch)
+
+	// Part 1, which had moved last, is swallowed by part 0 with an epoch that is higher than only its own.
+	c := TopologyConfig{Epoch: 9, Strategy: BySlots, Hash: XXH64, Parts: slotParts(100)}
+	c.Parts[0].Epoch = 2
+	old, err := NewTopology(c)
+	require.NoError(t, err)
+	c = TopologyConfig{Epoch: 10, Strategy: BySlots, Hash: XXH64, Parts: slotParts()}
+	c.Parts[0].Epoch = 3
+	swallowed, err := NewTopology(c)
+	require.NoError(t, err)
+	require.ErrorIs(t, swallowed.Follows(old), ErrStaleEpoch)
 }
 
 func TestTopologyJSON(t *testing.T) {
@@ -199,12 +243,12 @@ func TestTopologyJSON(t *testing.T) {
 		{func() (*Topology, error) {
 			m, err := NewSlots[string](SlotsConfig{Shards: []ID{"a", "b"}, Seed: 7, Tags: true})
 			return m.Topology(), err
-		}, `{"epoch":1,"strategy":"slots","hash":"xxh64","seed":7,"tags":true,"slots":16384,"parts":[` +
+		}, `{"epoch":1,"strategy":"slots","keys":"text","hash":"xxh64","seed":7,"tags":true,"slots":16384,"parts":[` +
 			`{"id":0,"high":8192,"shard":"a","epoch":1},{"id":1,"low":8192,"shard":"b","epoch":1}]}`},
 		{func() (*Topology, error) {
 			m, err := NewMod[int](ModConfig{Shards: []ID{"a", "b"}, Epoch: 3})
 			return m.Topology(), err
-		}, `{"epoch":3,"strategy":"mod","hash":"identity","slots":2,"parts":[` +
+		}, `{"epoch":3,"strategy":"mod","keys":"int","hash":"identity","slots":2,"parts":[` +
 			`{"id":0,"high":1,"shard":"a","epoch":3},{"id":1,"low":1,"shard":"b","epoch":3}]}`},
 		{func() (*Topology, error) {
 			m, err := NewRange(RangeConfig[int64]{Bounds: []int64{-5, math.MaxInt64}, Shards: ids("s", 3)})
@@ -245,21 +289,30 @@ func TestTopologyJSON(t *testing.T) {
 		]
 	}`))
 	require.NoError(t, err)
-	require.Equal(t, `epoch 7, range of int
+	require.Equal(t, `epoch 7, ranges of int
 part 0 to below 1000: a, serving, epoch 2
 part 1 from 1000: b, migrating to c, epoch 7
 `, top.String())
 
 	for text, want := range map[string]string{
-		`{`:                   "shard: topology: unexpected end of JSON input",
-		`{} {}`:               "shard: topology: invalid character '{' after top-level value",
-		`{"epoc":1}`:          `shard: topology: json: unknown field "epoc"`,
-		`{}`:                  "shard: Epoch must be at least 1, got 0",
+		`{`:                          "shard: topology: unexpected end of JSON input",
+		`{} {}`:                      "shard: topology: invalid character '{' after top-level value",
+		`{"epoc":1}`:                 `shard: topology: json: unknown field "epoc"`,
+		`{}`:                         "shard: Epoch must be at least 1, got 0",
+		`{"epoch":1,"epoch":2}`:      `shard: topology: must have each name once in an object, got "epoch" twice`,
+		`{"EPOCH":1}`:                `shard: topology: must have names in lower case, got "EPOCH"`,
+		`{"parts":[{"state":null}]}`: "shard: topology: must have no null",
+		`{"parts":[{"id":1,"low":{"hex":"00","hex":"01"}}]}`:                               `shard: topology: must have each name once in an object, got "hex" twice`,
+		"{\"epoch\":\"\xe9\"}":                                                             "shard: topology: must be UTF-8",
+		`{"epoch":1,"strategy":"range","keys":"text","parts":[{"id":3,"state":"gone"}]}`:   `shard: Parts: part 3: State must be serving, migrating or fenced, got "gone"`,
+		`{"epoch":1,"strategy":"range","keys":"text","parts":[{"low":"a\ud800"}]}`:         "shard: Parts: part 0: Low must be given as hex if it has what is no text, or U+FFFD, got \"a\ufffd\"",
+		`{"epoch":1,"strategy":"range","keys":"text","parts":[{"low":{}}]}`:                "shard: Parts: part 0: Low must have bytes as hex: there are none",
+		`{"epoch":1,"strategy":"range","keys":"text","parts":[{"id":1,"shard":"\ud800"}]}`: "shard: Parts: part 1: Shard and Target must be UTF-8, got \"\ufffd\" and \"\"",
 		`{"strategy":"hash"}`: `shard: topology: shard: Strategy must be mod, range or slots, got "hash"`,
-		`{"epoch":1,"strategy":"range","keys":"int","parts":[{"high":"5"}]}`:         `shard: Parts: part 0: High must be a bound of kind int, got "5": invalid syntax`,
-		`{"epoch":1,"strategy":"range","keys":"int","parts":[{"low":1e3}]}`:          `shard: Parts: part 0: Low must be a bound of kind int, got 1e3: invalid syntax`,
-		`{"epoch":1,"strategy":"slots","hash":"xxh64","parts":[{"low":-1}]}`:         `shard: Parts: part 0: Low must be a bound of kind uint, got -1: invalid syntax`,
-		`{"epoch":1,"strategy":"range","keys":"text","parts":[{"low":5}]}`:           `shard: Parts: part 0: Low must be a string or bytes as hex, got 5`,
+		`{"epoch":1,"strategy":"range","keys":"int","parts":[{"high":"5"}]}`:         `shard: Parts: part 0: High must be a bound of kind int, got "\"5\"": invalid syntax`,
+		`{"epoch":1,"strategy":"range","keys":"int","parts":[{"low":1e3}]}`:          `shard: Parts: part 0: Low must be a bound of kind int, got "1e3": invalid syntax`,
+		`{"epoch":1,"strategy":"slots","hash":"xxh64","parts":[{"low":-1}]}`:         `shard: Parts: part 0: Low must be a bound of kind uint, got "-1": invalid syntax`,
+		`{"epoch":1,"strategy":"range","keys":"text","parts":[{"low":5}]}`:           `shard: Parts: part 0: Low must be a string or bytes as hex, got "5"`,
 		`{"epoch":1,"strategy":"range","keys":"text","parts":[{"low":{"hex":1}}]}`:   `shard: Parts: part 0: Low must have bytes as hex: json: cannot unmarshal number into Go struct field hexJSON.hex of type string`,
 		`{"epoch":1,"strategy":"range","keys":"text","parts":[{"low":{"hex":"0"}}]}`: `shard: Parts: part 0: Low must have bytes as hex: encoding/hex: odd length hex string`,
 	} {
@@ -269,6 +322,9 @@ part 1 from 1000: b, migrating to c, epoch 7
 	before := top.String()
 	require.Error(t, top.UnmarshalJSON([]byte(`{"epoch":1}`)))
 	require.Equal(t, before, top.String())
+	text, err := json.Marshal(struct{ T Topology }{*top}) // not only as a pointer
+	require.NoError(t, err)
+	require.Contains(t, string(text), `{"T":{"epoch":7,`)
 	_, err = json.Marshal(new(Topology))
 	require.ErrorContains(t, err, "shard: Epoch must be at least 1, got 0")
 }

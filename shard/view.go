@@ -54,7 +54,11 @@ func formOf[K Key]() form {
 		}
 		return formUint64
 	}
-	return forms[t.Kind()]
+	f, ok := forms[t.Kind()]
+	if !ok {
+		panic("shard: a key of no known form") // cannot be: Key has no other types
+	}
+	return f
 }
 
 // kindOf returns the kind of the keys of a form.
