@@ -35,7 +35,7 @@ func benchIntKey(i int) uint64 { return uint64(i) * 0x9e3779b97f4a7c15 }
 // Route of a key that is in the cache, beside a hash of the key, which is what a Locator begins with.
 func BenchmarkDirectoryRoute(b *testing.B) {
 	ctx := context.Background()
-	for _, n := range []int{1 << 10, 1 << 17} {
+	for _, n := range []int{1 << 10, 1 << 14, 1 << 17} {
 		b.Run(fmt.Sprintf("impl=directory/key=int/n=%d", n), func(b *testing.B) {
 			benchRoute(b, ctx, n, benchIntKey)
 		})

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/bits"
 	"math/rand/v2"
+	"reflect"
 	"runtime"
 	"slices"
 	"sync"
@@ -230,6 +232,8 @@ func newDirectory[K comparable](t testing.TB, store DirectoryStore[K], config Di
 }
 
 var errDown = errors.New("down")
+
+var _ Router[string] = (*Directory[string])(nil)
 
 func TestDirectoryConfig(t *testing.T) {
 	store := newDirTable[int](nil)
@@ -464,6 +468,44 @@ func TestDirectoryStale(t *testing.T) {
 		require.Equal(t, 3, store.asked())
 		store.down(nil)
 		route("s2")
+		d.idle(t)
+	})
+}
+
+// However many want it, one asks a store that is down, each time.
+func TestDirectoryStaleTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newDirTable(map[string]Placement{"a": {Shard: "s1"}})
+		d := newDirectory(t, store, DirectoryConfig[string]{TTL: time.Minute, RetryAfter: time.Second})
+		_, err := d.Route(t.Context(), "a")
+		require.NoError(t, err)
+		store.hook(func(context.Context, string, ...string) error { time.Sleep(100 * time.Millisecond); return errDown })
+		time.Sleep(time.Minute)
+		for round := range 5 {
+			store.asked()
+			var waited atomic.Int64
+			var wg sync.WaitGroup
+			for range 1000 {
+				wg.Go(func() {
+					start := time.Now()
+					if p, err := d.Route(t.Context(), "a"); err != nil || p.Shard != "s1" {
+						t.Errorf("got %v, %v", p, err)
+					}
+					if time.Since(start) > 0 {
+						waited.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			require.Equal(t, 1, store.asked())
+			if round == 0 {
+				require.EqualValues(t, 1000, waited.Load(), "nobody knew")
+			} else {
+				require.EqualValues(t, 1, waited.Load())
+			}
+			time.Sleep(time.Second)
+		}
+		require.EqualValues(t, 5000, d.Stats().Stale)
 		d.idle(t)
 	})
 }
@@ -1942,6 +1984,12 @@ func TestDirectoryStress(t *testing.T) {
 		row, ok := store.row(k)
 		require.Equal(t, ok, err == nil)
 		require.Equal(t, row, p)
+	}
+}
+
+func TestDirectoryItemSize(t *testing.T) {
+	if bits.UintSize == 64 {
+		require.EqualValues(t, 40, reflect.TypeFor[dirItem]().Size(), "with 16 of the key and 8 of the links it is a cache line")
 	}
 }
 

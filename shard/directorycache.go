@@ -36,25 +36,32 @@ type dirSegment[K comparable] struct {
 	_               [64]byte // the next segment is written to by others
 }
 
-// A dirItem is what is known of a key.
+// A dirItem is what is known of a key. With a string and its links in the table it takes 64 bytes where
+// pointers have 64 bits, so that a look-up that finds its entry far away waits for one cache line only.
 type dirItem struct {
-	shard    unique.Handle[ID] // so that a million entries do not hold a million copies of ten names
+	shard    unique.Handle[ID] // so that a million entries do not hold a million copies of ten names; zero: there is no row
 	epoch    uint64
 	deadline int64 // when it is no longer fresh; times are those of Directory.clock, in ns
 	hold     int64 // 0, or until when the store is not to be asked again, because it has failed
 	part     PartID
-	used     uint32 // whether it was used since the hand came by; readers set it, atomically
-	state    PartState
-	negative bool // the key does not exist: there is no placement
+	marks    uint32 // state<<1, and whether it was used since the hand came by: which readers set, atomically
 }
 
+const dirUsed = 1 // in dirItem.marks
+
+// negative reports whether it is known that there is no row.
+func (it *dirItem) negative() bool { return it.shard == unique.Handle[ID]{} }
+
 func (it *dirItem) placement() Placement {
-	return Placement{Shard: it.shard.Value(), Part: it.part, Epoch: it.epoch, State: it.state}
+	return Placement{
+		Shard: it.shard.Value(), Part: it.part, Epoch: it.epoch,
+		State: PartState(atomic.LoadUint32(&it.marks) >> 1),
+	}
 }
 
 func (it *dirItem) use() {
-	if atomic.LoadUint32(&it.used) == 0 { // so that readers of a hot entry share its cache line
-		atomic.StoreUint32(&it.used, 1)
+	if atomic.LoadUint32(&it.marks)&dirUsed == 0 { // so that readers of a hot entry share its cache line
+		atomic.OrUint32(&it.marks, dirUsed)
 	}
 }
 
@@ -75,7 +82,7 @@ func (d *Directory[K]) of(h uint64) *dirSegment[K] {
 
 // sieve returns the list that an item belongs to.
 func (s *dirSegment[K]) sieve(it *dirItem) *dirSieve {
-	if it.negative {
+	if it.negative() {
 		return &s.negatives
 	}
 	return &s.rows
@@ -94,8 +101,8 @@ func (s *dirSegment[K]) remove(n uint32) {
 // set makes it what is known of k, whose entry is n, or 0.
 func (s *dirSegment[K]) set(n, h uint32, k K, it dirItem) {
 	if n != 0 {
-		if old := s.lists.Value(n); old.negative == it.negative {
-			it.used = 1 // somebody wanted it again
+		if old := s.lists.Value(n); old.negative() == it.negative() {
+			it.marks |= dirUsed // somebody wanted it again
 			*old = it
 			return
 		}
@@ -123,10 +130,10 @@ func (s *dirSegment[K]) evict(q *dirSieve) {
 			n = q.Back()
 		}
 		it := s.lists.Value(n)
-		if it.used == 0 {
+		if it.marks&dirUsed == 0 {
 			break
 		}
-		it.used = 0
+		it.marks &^= dirUsed
 		n = s.lists.Prev(n)
 	}
 	q.hand = n // remove puts it on
@@ -172,7 +179,7 @@ const (
 // judge says what an item is good for now.
 func (d *Directory[K]) judge(it *dirItem) dirUse {
 	switch {
-	case d.ahead(it.deadline) && it.negative:
+	case d.ahead(it.deadline) && it.negative():
 		return dirNegative
 	case d.ahead(it.deadline):
 		return dirFresh
@@ -184,7 +191,7 @@ func (d *Directory[K]) judge(it *dirItem) dirUse {
 
 // servable reports whether an item, fresh or not, may be the answer while the store is down.
 func (d *Directory[K]) servable(it *dirItem) bool {
-	return !it.negative && d.ahead(dirSum(it.deadline, d.staleFor))
+	return !it.negative() && d.ahead(dirSum(it.deadline, d.staleFor))
 }
 
 // ahead reports whether a time has not come yet. Mostly that can be told without the exact time.
@@ -248,8 +255,8 @@ func (d *Directory[K]) item(p Placement, at int64) dirItem {
 		ttl = min(ttl, d.retryAfter) // it will change soon
 	}
 	return dirItem{
-		shard: unique.Make(p.Shard), part: p.Part, epoch: p.Epoch, state: p.State,
-		deadline: dirSum(at, ttl),
+		shard: unique.Make(p.Shard), epoch: p.Epoch, deadline: dirSum(at, ttl),
+		part: p.Part, marks: uint32(p.State) << 1,
 	}
 }
 
@@ -263,7 +270,7 @@ func (d *Directory[K]) know(h uint64, k K, p Placement, at int64) {
 	s.flights.Overtake(k)
 	n := s.lists.Find(uint32(h), k)
 	if n != 0 {
-		if it := s.lists.Value(n); !it.negative && it.epoch > p.Epoch {
+		if it := s.lists.Value(n); !it.negative() && it.epoch > p.Epoch {
 			s.remove(n)
 			return
 		}
@@ -282,7 +289,7 @@ func (d *Directory[K]) doubt(h uint64, k K) {
 	if n == 0 {
 		return
 	}
-	if it := s.lists.Value(n); it.negative {
+	if it := s.lists.Value(n); it.negative() {
 		s.remove(n)
 	} else {
 		it.deadline = min(it.deadline, d.clock.Now())
@@ -306,7 +313,7 @@ func (d *Directory[K]) cached(h uint64, k K) (p Placement, ok bool) {
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	if n := s.lists.Find(uint32(h), k); n != 0 {
-		if it := s.lists.Value(n); !it.negative {
+		if it := s.lists.Value(n); !it.negative() {
 			return it.placement(), true
 		}
 	}

@@ -215,7 +215,7 @@ func (d *Directory[K]) keep(call *dirCall[K], l *dirLoaded, at int64, givenUp bo
 		if !valid && it != nil && d.ahead(it.deadline) {
 			d.rescue(it, l) // it was inserted meanwhile
 		} else if valid && d.negativeTTL > 0 {
-			s.set(n, uint32(h), k, dirItem{negative: true, deadline: dirSum(at, d.negativeTTL)})
+			s.set(n, uint32(h), k, dirItem{deadline: dirSum(at, d.negativeTTL)})
 		} else if valid && n != 0 {
 			s.remove(n)
 		}
@@ -268,7 +268,7 @@ func (d *Directory[K]) begin(ctx context.Context, h uint64, k K, batches *[]*dir
 			if use == dirFresh {
 				s.hits++
 			}
-			it.used = 1
+			it.use()
 			return nil, it.placement(), use
 		case dirNegative:
 			return nil, p, use
