@@ -100,7 +100,7 @@ func TestJSON(t *testing.T) {
 		counts[k]++
 	}
 	p := planned(t, "", "-show=1000000")
-	assert.Equal(t, topologyInfo{Epoch: 3, Scheme: "range of text", Parts: 4}, p.Topology)
+	assert.Equal(t, topologyInfo{Epoch: 3, Scheme: "ranges of text", Parts: 4}, p.Topology)
 	assert.Equal(t, amount{int64(len(counts)), int64(len(requests))}, p.Total)
 	assert.Empty(t, p.Left)
 	assert.Nil(t, p.Next)
@@ -290,12 +290,12 @@ func TestNext(t *testing.T) {
 
 	other := planned(t, "", "-next=testdata/bytes.json").Next
 	assert.False(t, other.Follows)
-	assert.Contains(t, other.Why, "incompatible topology: slots 16384 of crc16 takes the place of range of text")
+	assert.Contains(t, other.Why, "incompatible topology: 16384 slots, by crc16 takes the place of ranges of text")
 	assert.Positive(t, other.Moved.Keys, "what moves can be counted even so")
 
 	none := planned(t, "", "-next=testdata/ints.json").Next
 	assert.Nil(t, none.Moved)
-	assert.Equal(t, "the next topology takes no keys of type text: range of int", none.NoMoves)
+	assert.Equal(t, "the next topology takes no keys of type text: ranges of int", none.NoMoves)
 }
 
 // All that are above the fair share are named.
@@ -366,7 +366,7 @@ func TestBadInput(t *testing.T) {
 		{1, unknown + `: part 4: topology: json: unknown field "lo"`, []string{"-topology", unknown, "-key=1"}},
 		{1, unknown + `: part 4: topology: json: unknown field "lo"`, []string{"-next", unknown}},
 		{1, unnamed + `: part number 2: topology: json: unknown field "lo"`, []string{"-topology", unnamed, "-key=1"}},
-		{1, state + `: part 4: topology: `, []string{"-topology", state, "-key=1"}},
+		{1, state + `: Parts: part 4: State must be serving, migrating or fenced, got "moving"`, []string{"-topology", state, "-key=1"}},
 		{1, bound + `: Parts: part 3: High must be a bound of kind int`, []string{"-topology", bound, "-key=1"}},
 		{1, syntax + ": line 4: topology: invalid character ']'", []string{"-topology", syntax, "-key=1"}},
 		{1, top + `: topology: json: unknown field "kind"`, []string{"-topology", top, "-key=1"}},
