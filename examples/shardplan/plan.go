@@ -129,7 +129,7 @@ func (s settings) plan(t, next *shard.Topology, stdin io.Reader, bar *progress) 
 	kind := s.kind
 	if kind == 0 {
 		switch c := t.Config(); {
-		case c.Strategy == shard.ByRange:
+		case c.Keys != 0:
 			kind = c.Keys
 		case c.Hash == shard.Identity || c.Hash == shard.VitessHash:
 			kind = shard.Int

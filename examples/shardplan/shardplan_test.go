@@ -427,3 +427,13 @@ func TestStrategies(t *testing.T) {
 	assert.Equal(t, []string{"slots", "mod"}, p.names())
 	assert.Equal(t, []string{"mod", "slots"}, slices.Sorted(maps.Keys(p.List[0].Shards)))
 }
+
+// Keys are of the kind that the topology says, if it says one.
+func TestKind(t *testing.T) {
+	ints := write(t, `{"epoch":1,"strategy":"slots","keys":"int","hash":"xxh64","parts":[{"id":0,"shard":"a"}]}`)
+	p := planned(t, "", "-topology", ints, "-key=-5")
+	assert.Equal(t, "int", p.Type)
+	assert.Equal(t, "a", p.List[0].Shards["topology"])
+	_, _, stderr := command(t, "", "-topology", ints, "-key=x")
+	assert.Contains(t, stderr, "must be a whole number")
+}
