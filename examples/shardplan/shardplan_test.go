@@ -432,8 +432,8 @@ func TestStrategies(t *testing.T) {
 func TestKind(t *testing.T) {
 	ints := write(t, `{"epoch":1,"strategy":"slots","keys":"int","hash":"xxh64","parts":[{"id":0,"shard":"a"}]}`)
 	p := planned(t, "", "-topology", ints, "-key=-5")
-	assert.Equal(t, "int", p.Type)
-	assert.Equal(t, "a", p.List[0].Shards["topology"])
+	assert.Equal(t, shard.Int, p.Type)
+	assert.Equal(t, shard.ID("a"), p.List[0].Shards["topology"])
 	_, _, stderr := command(t, "", "-topology", ints, "-key=x")
 	assert.Contains(t, stderr, "must be a whole number")
 }
