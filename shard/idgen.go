@@ -51,8 +51,8 @@ type IDConfig struct {
 	MarkAhead time.Duration
 }
 
-// An IDGen issues IDs for one shard: positive, ordered by time, and carrying the number of the shard. See
-// IDLayout for what they look like.
+// An IDGen issues IDs for one shard: not negative, ordered by time, and carrying the number of the shard.
+// See IDLayout for what they look like.
 //
 // An IDGen is safe for concurrent use by multiple goroutines, and linearizable: an ID that was asked for
 // after another was returned is greater. It starts no goroutine. The zero value cannot be used.
@@ -70,9 +70,9 @@ type IDConfig struct {
 //   - A leap second, or a step back by NTP, up to MaxRegression: IDs go on from the last one, with times
 //     that are ahead of the clock, until it has caught up. For that time there are half as many as
 //     usual, 2^SequenceBits in two Units; whoever asks for more waits.
-//   - A greater step back: ErrClockRegression, or waiting. What to do: set the clock right, or restart
-//     with a number that no other generator has. To go on regardless, restart with a MaxRegression
-//     that is longer than the step, and with a Mark.
+//   - A greater step back: ErrClockRegression, or waiting, until the clock is right. If it is right
+//     already, and was wrong before: restart with a number that nobody has used, or, if there has been
+//     a Mark, with a MaxRegression that is longer than the step.
 //   - A step forward, a machine that was suspended, a virtual one that was paused: the next IDs have the
 //     new time. If the clock was wrong, and is set right after that, it is a step back. A wrong time
 //     of which IDs were issued cannot be taken back.
@@ -82,6 +82,9 @@ type IDConfig struct {
 //   - Time is used up, in 2094 by default: ErrTimeExhausted. IDs never begin again.
 //
 // # What no generator can notice
+//
+// A generator that follows another with the same number within a Unit and MaxLead, without a Mark, issues
+// what the other has issued; so a process makes one, and keeps it.
 //
 // Two generators with the same number, at the same time, issue the same IDs, unless they have a Mark that
 // notices, as FileMark does on one machine. Give out numbers by what can lock: a row of the database that
@@ -212,9 +215,24 @@ func newIDGen(c IDConfig, set func() time.Duration) (*IDGen, error) {
 //   - when the clock was set back, if WaitForClock is set,
 //   - when the Mark is to be saved, which one call does, and others wait for if they need it.
 //
+// Those who wait are not served in the order in which they came.
+//
 // ctx is looked at, and its error wrapped and returned, only then. Other errors wrap
 // ErrClockRegression, ErrTimeExhausted, or an error of the Mark.
 func (g *IDGen) Next(ctx context.Context) (int64, error) {
+	// What take does, without calls, which take 2 ns: if it is not yet time to look at the wall clock, and
+	// nobody else is quicker. If somebody is, he is out of the way when the clock has been read again.
+	//
+	// An atomic addition was tried instead. One CPU takes the same time for it, two about a tenth less,
+	// but what is beyond the limit has then to be given back, and is lost if somebody comes in between.
+	if now := int64(time.Since(g.base)); now < g.syncAt.Load() {
+		floor := g.unitsOf(now+g.offset.Load()) << g.seqBits
+		last := g.state.Load()
+		first := max(last+1, floor)
+		if first < min(max(floor+g.lead, g.bound.Load()), g.ceil.Load()) && g.state.CompareAndSwap(last, first) {
+			return g.id(first), nil
+		}
+	}
 	first, n := g.take(1)
 	if n == 0 {
 		var err error
