@@ -137,9 +137,9 @@ func (c *DirectoryConfig[K]) validate() error {
 // see it after TTL, or when their Invalidate is told.
 //
 // A Directory is safe for concurrent use by multiple goroutines. In one process, and with a store that does
-// not lag behind, Route returns what was written last while it is in the cache; what other processes
-// write is seen late. It has no goroutine but those that ask the store; these end when Lookup returns, whose
-// context ends when nobody waits. The zero value cannot be used.
+// not lag behind, Route is linearizable with the methods that write; what other processes write is seen
+// late. It has no goroutine but those that ask the store; these end when Lookup returns, whose context
+// ends when nobody waits. The zero value cannot be used.
 type Directory[K comparable] struct {
 	hasher   arena.Hasher
 	segments []dirSegment[K] // a power of two of them

@@ -51,9 +51,9 @@ var (
 	sqlType = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_ ]*(\([0-9]+\))?$`)
 )
 
-// A SQLDirectory is a DirectoryStore in a table of an SQL database: SQLite from 3.24, PostgreSQL, or another
-// that knows INSERT … ON CONFLICT DO NOTHING. Keys are given to the driver as they are, and scanned from
-// what it returns, so K is a string, an integer up to 2^63-1, or what else the driver takes, or what
+// A SQLDirectory is a DirectoryStore in a table of an SQL database: SQLite from 3.24, PostgreSQL, or
+// another that knows INSERT … ON CONFLICT DO NOTHING. Keys are given to the driver as they are, and
+// scanned from what it returns, so K is a string, an integer up to 2^63-1, or what else the driver takes, or what
 // implements driver.Valuer and, by a pointer, sql.Scanner. The database must compare keys as Go does:
 // where it ignores case, or trailing spaces, a key that differs in that is not found.
 //
