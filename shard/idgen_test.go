@@ -881,7 +881,7 @@ func TestIDMark(t *testing.T) {
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, id, mark)
 		require.Less(t, id, m.mark.Load())
-		require.LessOrEqual(t, timeOfID(t, g, id).Sub(time.Now()), 10*time.Second)
+		require.LessOrEqual(t, time.Until(timeOfID(t, g, id)), 10*time.Second)
 		last = id
 		// IDs stay there until the clock has caught up.
 		time.Sleep(11 * time.Second)
@@ -932,7 +932,7 @@ func TestIDCrashLoop(t *testing.T) {
 			require.NoError(t, err)
 			require.Greater(t, id, last)
 			last = id
-			require.LessOrEqual(t, timeOfID(t, g, id).Sub(time.Now()), 10*time.Second+20*time.Millisecond)
+			require.LessOrEqual(t, time.Until(timeOfID(t, g, id)), 10*time.Second+20*time.Millisecond)
 			time.Sleep(20 * time.Millisecond)
 		}
 	})

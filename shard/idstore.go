@@ -23,7 +23,9 @@ import (
 // Processing Using Distributed Transactions and Notifications", OSDI 2010, section 2.3: a range is
 // reserved by writing its end to stable storage, and then used from memory.
 //
-// The generator calls one method at a time, with the context of a caller, and without holding a lock.
+// The generator calls one method at a time, with the context of a caller, and without holding a lock. That
+// caller waits until it returns, so it should when the context ends; others get IDs meanwhile, up to
+// the mark.
 type MarkStore interface {
 	// LoadMark returns the mark that was saved last, or 0 if none ever was. What cannot be read must be
 	// an error, not 0. It is called before the first ID, once if it succeeds. One more than the
