@@ -189,8 +189,11 @@ func (g *group) hashOf(p Placement) uint64 {
 	return hi ^ lo
 }
 
-// failed returns err with the name of the shard.
+// failed returns err with the name of the shard; nil and sql.ErrNoRows as they are.
 func (g *group) failed(err error) error {
+	if err == nil || err == sql.ErrNoRows {
+		return err
+	}
 	return &ShardError{Shard: g.id, Asked: true, Err: err}
 }
 

@@ -187,6 +187,7 @@ func TestFallback(t *testing.T) {
 		_, err = db.Query(ctx, 0, "get", 0)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, before[3], reads()[3])
+		require.EqualValues(t, n[0]+1, db.Stats()[0].Replicas[0].Failures)
 		// Nor with rows that have begun.
 		for _, r := range replicas {
 			r.failAt(driver.ErrBadConn, "next")
@@ -371,6 +372,123 @@ func TestReadYourWrites(t *testing.T) {
 		other := WithSession(ctx)
 		require.NoError(t, db.InTx(other, 0, &sql.TxOptions{ReadOnly: true}, func(tx *Tx[int64]) error { return nil }))
 		require.Empty(t, SessionToken(other))
+	})
+}
+
+// What is known of a replica is not believed for ever: when it has crashed, it can begin further back.
+func TestLagCache(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []Consistency{ReadYourWrites, BoundedStaleness(time.Hour)} {
+			db, cluster, _ := newFakeDB(t, 1, SQLConfig{Consistency: c, MaxWait: time.Millisecond, LagCache: time.Second})
+			r := cluster.replicas["a"][0]
+			mine := WithSession(t.Context())
+			_, err := db.Exec(mine, 0, "put", 0, 1)
+			require.NoError(t, err)
+			r.catchUp()
+			require.Equal(t, int64(1), get(mine, t, db, 0))
+			require.EqualValues(t, 1, db.Stats()[0].Replicas[0].Reads)
+			r.mu.Lock()
+			r.applied = 0
+			r.mu.Unlock()
+			time.Sleep(time.Second + 1)
+			require.Equal(t, int64(1), get(mine, t, db, 0))
+			require.EqualValues(t, 1, db.Stats()[0].PrimaryReads)
+		}
+		// Nor if goroutines ask, and have no answer yet.
+		db, cluster, _ := newFakeDB(t, 1, SQLConfig{Consistency: ReadYourWrites, ProbeInterval: 20 * time.Millisecond, LagCache: 100 * time.Millisecond, MaxWait: time.Millisecond})
+		r := cluster.replicas["a"][0]
+		mine := WithSession(t.Context())
+		_, err := db.Exec(mine, 0, "put", 0, 1)
+		require.NoError(t, err)
+		r.catchUp()
+		time.Sleep(time.Second)
+		require.Equal(t, int64(1), get(mine, t, db, 0))
+		require.EqualValues(t, 1, db.Stats()[0].Replicas[0].Reads)
+		r.mu.Lock()
+		r.applied = 0
+		r.mu.Unlock()
+		r.setFail(func(ctx context.Context, op string) error {
+			if op == "replayed" {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		})
+		time.Sleep(200 * time.Millisecond)
+		require.NoError(t, db.Stats()[0].Replicas[0].ProbeErr)
+		require.Equal(t, int64(1), get(mine, t, db, 0))
+	})
+}
+
+// While a replica is read all the time, one read in half of LagCache asks how far it is, and no other waits for that.
+func TestRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := newFakeCluster(t, 1, "a")
+		b := &fakeBalancer{names: []string{"r0"}}
+		g := cluster.groups["a"]
+		g.Balancer = b
+		cluster.groups["a"] = g
+		db, err := OpenSQL(&fakeRouter{ids: []ID{"a"}}, cluster.groups, SQLConfig{Consistency: BoundedStaleness(time.Second), MaxWait: 100 * time.Millisecond, LagCache: 100 * time.Millisecond})
+		require.NoError(t, err)
+		r := cluster.replicas["a"][0]
+		r.setFail(func(_ context.Context, op string) error {
+			if op == "replayed" {
+				time.Sleep(10 * time.Millisecond)
+			}
+			return nil
+		})
+		get(t.Context(), t, db, 0)
+		var slow atomic.Int64
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				for range 900 {
+					start := time.Now()
+					get(t.Context(), t, db, 0)
+					if time.Since(start) > 0 {
+						slow.Add(1)
+					}
+					time.Sleep(time.Millisecond)
+				}
+			})
+		}
+		wg.Wait()
+		require.LessOrEqual(t, slow.Load(), int64(22))
+		require.Greater(t, slow.Load(), int64(10))
+		require.Zero(t, db.Stats()[0].PrimaryReads)
+		// What it finds out then counts at once.
+		time.Sleep(60 * time.Millisecond)
+		r.failAt(errNotAReplica, "replayed")
+		get(t.Context(), t, db, 0)
+		require.EqualValues(t, 1, db.Stats()[0].PrimaryReads)
+		require.Equal(t, context.Canceled, b.ended[len(b.ended)-1])
+		require.Len(t, b.ended, b.begun)
+	})
+}
+
+// A caller who goes, or had no time left, is no reason to think badly of a replica that it asks.
+func TestCanceledMeasurement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, cluster, _ := newFakeDB(t, 1, SQLConfig{Consistency: ReadYourWrites, MaxWait: time.Second})
+		r := cluster.replicas["a"][0]
+		mine := WithSession(t.Context())
+		_, err := db.Exec(mine, 0, "put", 0, 1)
+		require.NoError(t, err)
+		r.setFail(func(ctx context.Context, op string) error {
+			if op == "replayed" {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		})
+		short, cancel := context.WithTimeout(mine, time.Millisecond)
+		defer cancel()
+		require.ErrorIs(t, db.QueryRow(short, 0, "get", 0).Scan(), context.DeadlineExceeded)
+		require.NoError(t, db.Stats()[0].Replicas[0].ProbeErr)
+		r.setFail(nil)
+		r.catchUp()
+		require.Equal(t, int64(1), get(mine, t, db, 0))
+		require.EqualValues(t, 1, db.Stats()[0].Replicas[0].Reads)
 	})
 }
 
@@ -824,7 +942,7 @@ func TestSamples(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		require.LessOrEqual(t, len(g.samples), min(n+2, maxSamples))
-		last := g.samples[len(g.samples)-2:]
+		last := slices.Clone(g.samples[len(g.samples)-2:])
 		require.Equal(t, 99*time.Second, age(last[1].at, last[0].at))
 		g.learn(sample{start, Position{1, 1, 1 << 41}}) // one that comes late
 		require.Equal(t, last, g.samples[len(g.samples)-2:])

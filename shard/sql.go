@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -212,22 +213,22 @@ func (db *DB[K]) Exec(ctx context.Context, key K, query string, args ...any) (sq
 	return result, nil
 }
 
-// ExecRow is Exec for a statement that writes and returns at most one row, such as INSERT with RETURNING. The
-// statement is complete when Scan has returned, which must be called.
+// ExecRow is Exec for a statement that writes and returns at most one row, such as INSERT with RETURNING. It is
+// executed at once, but complete only when Scan has returned, which must be called.
 func (db *DB[K]) ExecRow(ctx context.Context, key K, query string, args ...any) *Row {
 	_, g, err := db.routeWrite(ctx, key)
 	if err != nil {
 		return &Row{err: err}
 	}
-	row := &Row{}
-	if err := row.query(ctx, g.primary, query, args); err != nil {
+	row, err := readRow(ctx, g.primary, query, args)
+	if err != nil {
 		g.wrote(ctx, err)
-		row.err = g.failed(err)
-		return row
+		return &Row{err: g.failed(err)}
 	}
-	row.group = g
-	row.complete = func(err error) { g.wrote(ctx, err) }
-	return row
+	return &Row{scan: func(dest []any) error {
+		err := row.scan(dest, func(ended error) { g.wrote(ctx, ended) })
+		return g.failed(err)
+	}}
 }
 
 // Query executes a statement that reads, in a database of the shard that has the key. The rows must be closed.
@@ -252,22 +253,28 @@ func (db *DB[K]) Query(ctx context.Context, key K, query string, args ...any) (*
 	return rows, nil
 }
 
-// QueryRow is Query for a statement that returns at most one row. Its errors, and those of routing, are
-// returned by Scan, which must be called.
+// QueryRow is Query for a statement that returns at most one row. It is executed by Scan, which returns its error,
+// and that of routing. As nobody has seen the row before Scan returns, another database can take the
+// replica's place until then.
 func (db *DB[K]) QueryRow(ctx context.Context, key K, query string, args ...any) *Row {
 	p, g, err := db.route(ctx, key)
 	if err != nil {
 		return &Row{err: err}
 	}
-	row := &Row{}
-	done, err := g.read(ctx, g.hashOf(p), func(d *sql.DB) error { return row.query(ctx, d, query, args) })
-	if err != nil {
-		row.err = g.failed(err)
-		return row
-	}
-	done(nil)
-	row.group = g
-	return row
+	return &Row{scan: func(dest []any) error {
+		done, err := g.read(ctx, g.hashOf(p), func(d *sql.DB) error {
+			row, err := readRow(ctx, d, query, args)
+			if err != nil {
+				return err
+			}
+			return row.scan(dest, nil)
+		})
+		if err != nil {
+			return g.failed(err)
+		}
+		done(nil)
+		return nil
+	}}
 }
 
 // group returns the group of a shard.
@@ -312,30 +319,22 @@ func fencedError(p Placement) error {
 // A Row is what QueryRow and ExecRow return: a row, or none, or an error. It is not safe for concurrent use.
 // The zero value has no row.
 type Row struct {
-	rows     *sql.Rows // nil: there is an error, or Scan was called
-	found    bool      // rows.Next was called, and returned that
-	err      error
-	group    *group      // whose the row is; nil: of a Tx
-	complete func(error) // to be called when the statement is complete; may be nil
+	err  error
+	scan func(dest []any) error // nil: there is none, or Scan was called
 }
 
-// query asks for the row. It does so up to the first one, as there are drivers that only then return an error.
-func (r *Row) query(ctx context.Context, q querier, query string, args []any) error {
-	rows, err := q.QueryContext(ctx, query, args...)
-	if err != nil {
-		return err
+// Err returns the error that is known before Scan is called, such as that of routing; nil if there is none.
+func (r *Row) Err() error { return r.err }
+
+// Scan copies the columns of the row as that of sql.Row does, and ends the statement. If there is no row, the
+// error is sql.ErrNoRows; if there are several, the first counts. It can be called once.
+func (r *Row) Scan(dest ...any) error {
+	scan := r.scan
+	if r.err != nil || scan == nil {
+		return cmp.Or(r.err, sql.ErrNoRows)
 	}
-	defer func() {
-		if r.rows == nil { // the driver has panicked, or failed
-			rows.Close()
-		}
-	}()
-	found := rows.Next()
-	if err := rows.Err(); err != nil && !found {
-		return err
-	}
-	r.rows, r.found = rows, found
-	return nil
+	r.scan, r.err = nil, errors.New("shard: Scan was called already")
+	return scan(dest)
 }
 
 // A querier is an *sql.DB or an *sql.Tx.
@@ -343,35 +342,46 @@ type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// Err returns the error of routing, or of the query, without waiting for Scan; nil if there is none.
-func (r *Row) Err() error { return r.err }
+// A firstRow is rows of which the first was asked for.
+type firstRow struct {
+	rows  *sql.Rows
+	found bool
+}
 
-// Scan copies the columns of the row as that of sql.Row does, and ends the statement. If there is no row, the
-// error is sql.ErrNoRows; if there are several, the first counts. It can be called once.
-func (r *Row) Scan(dest ...any) (err error) {
-	if r.err != nil {
-		return r.err
+// readRow executes a statement that returns a row. It does so up to the first one, as there are drivers that
+// only then return an error.
+func readRow(ctx context.Context, q querier, query string, args []any) (r firstRow, err error) {
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return r, err
 	}
-	rows := r.rows
-	if rows == nil {
-		return sql.ErrNoRows
-	}
-	r.rows, r.err = nil, errors.New("shard: Scan was called already")
 	defer func() {
-		// In any case, and before the statement counts as complete: a driver may still have to read how
-		// it ended.
-		ended := rows.Close()
-		if failed := rows.Err(); failed != nil {
+		if r.rows == nil { // it has failed, or the driver has panicked
+			rows.Close()
+		}
+	}()
+	found := rows.Next()
+	if err := rows.Err(); err != nil && !found {
+		return r, err
+	}
+	return firstRow{rows, found}, nil
+}
+
+// scan copies the row, if there is one, and ends the statement. Then it calls complete, unless that is nil, with
+// the error with which the statement has ended, which is not that of copying.
+func (r firstRow) scan(dest []any, complete func(error)) (err error) {
+	defer func() {
+		// In any case, and before the statement counts as complete: a driver may still have to read how it
+		// has ended.
+		ended := r.rows.Close()
+		if failed := r.rows.Err(); failed != nil {
 			ended = failed
 		}
-		if r.complete != nil {
-			r.complete(ended)
+		if complete != nil {
+			complete(ended)
 		}
-		if err == nil {
+		if err == nil || ended != nil && err == sql.ErrNoRows {
 			err = ended
-		}
-		if err != nil && err != sql.ErrNoRows && r.group != nil {
-			err = r.group.failed(err)
 		}
 	}()
 	for _, d := range dest {
@@ -382,5 +392,5 @@ func (r *Row) Scan(dest ...any) (err error) {
 	if !r.found {
 		return sql.ErrNoRows
 	}
-	return rows.Scan(dest...)
+	return r.rows.Scan(dest...)
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"runtime"
@@ -168,7 +169,7 @@ func TestRouting(t *testing.T) {
 	_, err = db.Query(t.Context(), 6, "nonsense")
 	require.EqualError(t, err, `shard "c": syntax error in "nonsense"`)
 	row := db.QueryRow(t.Context(), 6, "nonsense")
-	require.Error(t, row.Err())
+	require.NoError(t, row.Err())
 	require.EqualError(t, row.Scan(), `shard "c": syntax error in "nonsense"`)
 	var failed *ShardError
 	require.ErrorAs(t, err, &failed)
@@ -204,14 +205,29 @@ func TestRow(t *testing.T) {
 	require.ErrorIs(t, db.QueryRow(ctx, 0, "get", 0).Scan(&v), broken, "as of sql.Row")
 	a.setFail(nil)
 
-	// One whose context ends before it is scanned.
+	// One whose context ends before it is scanned, and one that never is.
 	ctx, cancel := context.WithCancel(ctx)
 	row = db.QueryRow(ctx, 0, "get", 0)
 	require.NoError(t, row.Err())
 	cancel()
-	if err := row.Scan(&v); err != nil { // the rows are closed by a goroutine
-		require.ErrorIs(t, err, context.Canceled)
-	}
+	require.ErrorIs(t, row.Scan(&v), context.Canceled)
+	require.NoError(t, db.QueryRow(t.Context(), 0, "get", 0).Err())
+	// A row that has gone with its database has not been seen.
+	db, cluster, _ = newFakeDB(t, 1, SQLConfig{Consistency: Eventual})
+	put(t, db, 0, 1)
+	cluster.replicas["a"][0].catchUp()
+	cluster.replicas["a"][0].failAt(io.ErrUnexpectedEOF, "close")
+	require.Equal(t, int64(1), get(t.Context(), t, db, 0))
+	require.EqualValues(t, 1, db.Stats()[0].Replicas[0].Failures)
+	// But if it was written, it may have been.
+	cluster.primaries["a"].failAt(io.ErrUnexpectedEOF, "close")
+	mine := WithSession(t.Context())
+	require.ErrorIs(t, db.ExecRow(mine, 0, "put", 0, 2).Scan(&v), io.ErrUnexpectedEOF)
+	_, _, unknown := sessionOf(mine).need(place{"", "a"})
+	require.True(t, unknown)
+	cluster.primaries["a"].setFail(nil)
+	require.Error(t, db.ExecRow(mine, 0, "put", 0, 3).Scan(), "it was written all the same")
+	require.Equal(t, int64(3), get(WithConsistency(mine, ReadYourWrites), t, db, 0))
 }
 
 func TestFenced(t *testing.T) {
@@ -299,14 +315,13 @@ func TestInTx(t *testing.T) {
 		})
 	})
 	wg.Wait()
-	require.ErrorIs(t, func() error {
-		ctx, cancel := context.WithCancel(ctx)
-		return db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
-			write(tx)
-			cancel()
-			return nil
-		})
-	}(), context.Canceled)
+	canceled, cancel := context.WithCancel(ctx)
+	defer cancel()
+	require.ErrorIs(t, db.InTx(canceled, 0, nil, func(tx *Tx[int64]) error {
+		write(tx)
+		cancel()
+		return nil
+	}), context.Canceled)
 	err := db.InTx(ctx, 0, &sql.TxOptions{ReadOnly: true}, func(tx *Tx[int64]) error {
 		_, err := tx.Exec(ctx, 0, "put", 0, 99)
 		return err
@@ -561,6 +576,7 @@ func TestScatterSorted(t *testing.T) {
 		require.ErrorIs(t, err, ErrNoShard)
 	}
 	canceled, cancel := context.WithCancel(ctx)
+	defer cancel()
 	seen := 0
 	for _, err := range ScatterSorted(canceled, db, db.Shards(), Policy{}, "list", nil, scanPair, byFirst) {
 		if seen++; err != nil {

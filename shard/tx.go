@@ -207,13 +207,15 @@ func (t *Tx[K]) Query(ctx context.Context, key K, query string, args ...any) (*s
 	return t.tx.QueryContext(ctx, query, args...)
 }
 
-// QueryRow executes a statement about the key that returns at most one row, after Check, whose error is
+// QueryRow executes a statement about the key that returns at most one row, at once, after Check, whose error is
 // returned by Scan, too. Scan must be called.
 func (t *Tx[K]) QueryRow(ctx context.Context, key K, query string, args ...any) *Row {
 	if err := t.check(ctx, key); err != nil {
 		return &Row{err: err}
 	}
-	row := &Row{}
-	row.err = row.query(ctx, t.tx, query, args)
-	return row
+	row, err := readRow(ctx, t.tx, query, args)
+	if err != nil {
+		return &Row{err: err}
+	}
+	return &Row{scan: func(dest []any) error { return row.scan(dest, nil) }}
 }
