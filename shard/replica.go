@@ -221,6 +221,8 @@ func (g *group) need(ctx context.Context) (need, bool) {
 		}
 		var unknown bool
 		if n.pos, n.any, unknown = s.need(g.place); unknown {
+			// This read goes to the primary, and the next need not.
+			g.tell(ctx, s)
 			return n, false
 		}
 	}
@@ -327,8 +329,10 @@ func (g *group) read(ctx context.Context, hash uint64, try func(*sql.DB) error) 
 				return nil, err
 			}
 			r.failures.Add(1)
-			now := time.Now()
-			r.failed.Store(&now)
+			if sqlState(err) != recoveryConflict { // then it is well
+				now := time.Now()
+				r.failed.Store(&now)
+			}
 			not.replicas[i] = r
 		}
 		if err := ctx.Err(); err != nil {
@@ -420,7 +424,8 @@ func (g *group) sampleEvery(n need) time.Duration {
 func (g *group) await(ctx context.Context, n need, hash uint64, not *tried) (*replica, func(error)) {
 	bounded, cancel := g.bounded(ctx, not)
 	defer cancel()
-	w := waiting{n: n, not: not, since: time.Now().Add(-firstPause)}
+	w := waiting{n: n, not: not, start: time.Now()}
+	w.since = w.start.Add(-firstPause)
 	for pause := firstPause; ; {
 		changed := g.changes() // before looking at what is known, so that no change is missed
 		if r, done := g.choose(n, hash, not); r != nil {
@@ -458,6 +463,7 @@ func (g *group) await(ctx context.Context, n need, hash uint64, not *tried) (*re
 type waiting struct {
 	n         need
 	not       *tried
+	start     time.Time
 	since     time.Time // what was asked before is to be asked again
 	waited    bool      // it has paused
 	noPrimary bool      // the primary could not be asked
@@ -476,6 +482,9 @@ func (g *group) advance(ctx, bounded context.Context, w *waiting) (progress, hop
 		case sampleFailed:
 			w.noPrimary = true
 		}
+	}
+	if w.n.c == ReadYourWrites && g.isLost(w.n.pos, w.start) {
+		return false, false
 	}
 	now := time.Now()
 	for _, r := range g.replicas {
@@ -505,6 +514,17 @@ func (g *group) advance(ctx, bounded context.Context, w *waiting) (progress, hop
 		}
 	}
 	return false, false
+}
+
+// isLost reports whether the primary, when it was asked after some time, did not have a position at which
+// something was written before: because it was lost with the former primary, or that is what somebody
+// says who has made it up. Its replicas will have it no sooner.
+func (g *group) isLost(pos Position, after time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := len(g.samples)
+	// A clock that is coarse may have the same time for what was before.
+	return n > 0 && g.samples[n-1].at.After(after) && !g.samples[n-1].pos.Covers(pos)
 }
 
 // isDown reports whether a replica is not to be asked, as it has failed a moment ago.
@@ -736,28 +756,38 @@ func (g *group) wrote(ctx context.Context, err error) {
 		s.mark(g.place)
 		return
 	}
-	noted := false
+	told := false
 	defer func() {
-		if !noted { // the write counts, whatever the probe does
+		if !told { // the write counts, whatever the probe does
 			s.mark(g.place)
 		}
 	}()
+	told = g.tell(ctx, s)
+}
+
+// tell asks the primary how far it is, and tells the session, which then needs no database that is further. It
+// reports whether it could.
+func (g *group) tell(ctx context.Context, s *session) bool {
 	bounded, cancel := context.WithTimeout(ctx, g.c.MaxWait)
 	defer cancel()
 	marks := s.marks(g.place)
 	start := time.Now()
 	pos, err := g.probe.Written(bounded, g.primary)
 	if err != nil {
-		return
+		return false
 	}
 	s.note(g.place, pos, marks)
-	noted = true
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if n := len(g.samples); n == 0 || age(start, g.samples[n-1].at) > g.c.LagCache/8 {
 		g.addLocked(sample{start, pos})
 	}
+	return true
 }
+
+// recoveryConflict is the SQLSTATE with which a replica has cancelled a statement that was in the way of its
+// replication.
+const recoveryConflict = "40001"
 
 // sqlState returns the SQLSTATE of an error, which the drivers for PostgreSQL tell; "" if there is none.
 func sqlState(err error) string {
@@ -792,7 +822,7 @@ func (g *group) unreachable(err error) bool {
 	switch state := sqlState(err); state {
 	case "57P01", "57P02", "57P03", // it shuts down, has crashed, or starts
 		"53300", // it has too many connections
-		"40001": // a replica has cancelled the statement, which was in the way of its replication
+		recoveryConflict:
 		return true
 	case "": // it has not answered, or its driver does not say what
 	default:

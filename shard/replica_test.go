@@ -223,7 +223,7 @@ func TestReadYourWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db, cluster, _ := newFakeDB(t, 2, SQLConfig{Consistency: ReadYourWrites, MaxWait: time.Second})
 		a, replicas := cluster.primaries["a"], cluster.replicas["a"]
-		const any = -2
+		const either = -2
 		ctx := t.Context()
 		write := func(ctx context.Context, v int64) {
 			t.Helper()
@@ -234,7 +234,7 @@ func TestReadYourWrites(t *testing.T) {
 		from := func(ctx context.Context, want int64) (took time.Duration, primary bool) {
 			t.Helper()
 			before, start := db.Stats()[0].PrimaryReads, time.Now()
-			if got := get(ctx, t, db, 0); want != any {
+			if got := get(ctx, t, db, 0); want != either {
 				require.Equal(t, want, got)
 			}
 			return time.Since(start), db.Stats()[0].PrimaryReads > before
@@ -267,7 +267,7 @@ func TestReadYourWrites(t *testing.T) {
 		took, primary = from(mine, 2)
 		require.True(t, primary)
 		require.Zero(t, took, "in vain")
-		_, primary = from(WithSession(ctx), any)
+		_, primary = from(WithSession(ctx), either)
 		require.False(t, primary, "another session has written nothing")
 		time.Sleep(time.Minute)
 		took, _ = from(mine, 2)
@@ -301,11 +301,15 @@ func TestReadYourWrites(t *testing.T) {
 		for _, r := range replicas {
 			r.catchUp()
 		}
-		_, primary = from(mine, 4)
-		require.True(t, primary)
+		for range 3 {
+			_, primary = from(mine, 4)
+			require.True(t, primary)
+		}
 		a.setFail(nil)
 		_, primary = from(mine, 4)
 		require.True(t, primary)
+		_, primary = from(mine, 4)
+		require.False(t, primary, "it has told")
 		write(mine, 5)
 		for _, r := range replicas {
 			r.catchUp()
@@ -457,6 +461,8 @@ func TestRefresh(t *testing.T) {
 		require.Greater(t, slow.Load(), int64(10))
 		require.Zero(t, db.Stats()[0].PrimaryReads)
 		// What it finds out then counts at once.
+		time.Sleep(200 * time.Millisecond)
+		get(t.Context(), t, db, 0)
 		time.Sleep(60 * time.Millisecond)
 		r.failAt(errNotAReplica, "replayed")
 		get(t.Context(), t, db, 0)
@@ -490,6 +496,39 @@ func TestCanceledMeasurement(t *testing.T) {
 		require.Equal(t, int64(1), get(mine, t, db, 0))
 		require.EqualValues(t, 1, db.Stats()[0].Replicas[0].Reads)
 	})
+}
+
+// A position that the primary does not have is waited for only until that is known.
+func TestLostPosition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, cluster, _ := newFakeDB(t, 1, SQLConfig{Consistency: ReadYourWrites, MaxWait: time.Second})
+		put(t, db, 0, 1)
+		cluster.replicas["a"][0].catchUp()
+		for _, pos := range []Position{{1, 1, 1 << 60}, {2, 1, 0}, {1, 7, 0}} {
+			ctx := sessionWith(t.Context(), map[place]written{{"", "a"}: {pos: pos}})
+			start := time.Now()
+			before := db.Stats()[0].PrimaryReads
+			require.Equal(t, int64(1), get(ctx, t, db, 0))
+			require.Less(t, time.Since(start), db.config.LagCache+2*lastPause)
+			require.Equal(t, before+1, db.Stats()[0].PrimaryReads)
+		}
+	})
+}
+
+// A replica that cancels a statement in favour of its replication is well.
+func TestRecoveryConflict(t *testing.T) {
+	db, cluster, _ := newFakeDB(t, 1, SQLConfig{Consistency: Eventual})
+	r := cluster.replicas["a"][0]
+	put(t, db, 0, 1)
+	r.catchUp()
+	r.failAt(stateError("40001"), "next")
+	require.Equal(t, int64(1), get(t.Context(), t, db, 0))
+	r.setFail(nil)
+	require.Equal(t, int64(1), get(t.Context(), t, db, 0))
+	stats := db.Stats()[0]
+	require.EqualValues(t, 1, stats.PrimaryReads)
+	require.EqualValues(t, 2, stats.Replicas[0].Reads)
+	require.EqualValues(t, 1, stats.Replicas[0].Failures)
 }
 
 // Of writes at the same time, none is forgotten because the position of another came later.
@@ -904,8 +943,8 @@ func TestProbePanics(t *testing.T) {
 		a.setFail(oh("written"))
 		require.Panics(t, func() { get(mine, t, db, 0) })
 		require.Panics(t, func() { _, _ = db.Exec(mine, 0, "put", 0, 1) })
-		require.Equal(t, int64(1), get(WithConsistency(mine, ReadYourWrites), t, db, 0), "it was written")
 		a.setFail(nil)
+		require.Equal(t, int64(1), get(WithConsistency(mine, ReadYourWrites), t, db, 0), "it was written")
 		r.setFail(oh("replayed"))
 		require.Panics(t, func() { get(mine, t, db, 0) })
 		r.setFail(nil)

@@ -24,8 +24,9 @@ const (
 	// Eventual reads from any replica, however far behind it is, or from the primary if none can be reached.
 	Eventual Consistency = -1
 	// ReadYourWrites reads from a replica that has every write of the session, if there is one, or will be
-	// within SQLConfig.MaxWait. A read that is in no session goes to the primary. It does not promise that
-	// what has been read is there at the next read, if others have written it.
+	// within SQLConfig.MaxWait. A read that is in no session goes to the primary, and so does the first one
+	// after a write whose position the primary could not tell. It does not promise that what has been
+	// read is there at the next read, if others have written it.
 	ReadYourWrites Consistency = -2
 )
 
@@ -102,7 +103,8 @@ type place struct {
 // A written says how far a database must be to have all writes of a session.
 //
 // Invariant: all writes of the session that were acknowledged, but for those before which marks has grown,
-// are at pos or before it; and if unknown is set, it is not known where some are.
+// are at pos or before it; and if unknown is set, it is not known where some are, until the primary tells how far
+// it is.
 type written struct {
 	pos     Position
 	unknown bool

@@ -113,8 +113,8 @@ type DB[K any] struct {
 
 // OpenSQL returns a DB, or an error that says what of its arguments cannot be used: a router that is nil,
 // or knows a shard that has no group; a group without a Primary, or with a replica that has no database,
-// no name, or that of another; or a field of the config. It connects to no database. groups and what is
-// in it is copied.
+// no name, or that of another; or a field of the config. It connects to no database, but
+// the goroutines of ProbeInterval do. groups and what is in it is copied.
 //
 // A Router that is no Lister can return placements on shards that have no group; then calls with such a
 // key return ErrUnknownShard.
@@ -199,7 +199,8 @@ func (db *DB[K]) On(ctx context.Context, key K) (*sql.DB, Placement, error) {
 // its driver says that the database has not been told of it (driver.ErrBadConn).
 //
 // In a session, it then asks the primary how far it is. If that fails, the write has succeeded all the same,
-// and the session reads from the primary.
+// and the session reads from the primary, until that tells. So it does when it is not known whether there was a
+// write, because the answer did not come.
 func (db *DB[K]) Exec(ctx context.Context, key K, query string, args ...any) (sql.Result, error) {
 	_, g, err := db.routeWrite(ctx, key)
 	if err != nil {

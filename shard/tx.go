@@ -24,6 +24,7 @@ var ErrOutcomeUnknown = errors.New("whether it was committed is not known")
 // cannot be used.
 type Tx[K any] struct {
 	db    *DB[K]
+	ctx   context.Context // of InTx
 	tx    *sql.Tx
 	shard ID
 	reads bool // ReadOnly
@@ -68,7 +69,7 @@ func (db *DB[K]) InTx(ctx context.Context, key K, opts *sql.TxOptions, f func(*T
 	if err != nil {
 		return err
 	}
-	t := &Tx[K]{db: db, shard: p.Shard, reads: reads, parts: map[PartID]checkedPart[K]{p.Part: {key, p.Epoch}}}
+	t := &Tx[K]{db: db, ctx: ctx, shard: p.Shard, reads: reads, parts: map[PartID]checkedPart[K]{p.Part: {key, p.Epoch}}}
 	done := func(error) {}
 	if reads {
 		done, err = g.read(ctx, g.hashOf(p), func(d *sql.DB) (err error) {
@@ -131,7 +132,7 @@ func (t *Tx[K]) Tx() *sql.Tx { return t.tx }
 // ErrCrossShard if the key is on another shard; ErrFenced if its part is fenced, unless the transaction is
 // ReadOnly; ErrStaleEpoch if the part has been elsewhere since another key of it was checked; and
 // sql.ErrTxDone if InTx has returned, or is about to.
-func (t *Tx[K]) Check(key K) error { return t.check(context.Background(), key) }
+func (t *Tx[K]) Check(key K) error { return t.check(t.ctx, key) }
 
 // check is Check, with the context of a statement.
 func (t *Tx[K]) check(ctx context.Context, key K) error {

@@ -11,7 +11,7 @@ import (
 // query returns what psql says.
 func query(t *testing.T, s *Server, sql string) string {
 	t.Helper()
-	out, err := exec.Command("psql", "-XAtq", "-d", s.URL("postgres"), "-c", sql).CombinedOutput()
+	out, err := exec.Command(program(t, "psql"), "-XAtq", "-d", s.URL("postgres"), "-c", sql).CombinedOutput()
 	if err != nil {
 		return "error: " + string(out)
 	}
