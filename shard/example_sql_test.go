@@ -11,8 +11,8 @@ import (
 	"github.com/sysblocks/sysblocks/shard"
 )
 
-// openScores returns a DB on two databases. Here they are in memory; in a program, sql.Open would be called with
-// the driver of a real one.
+// openScores returns a DB on two databases. Here they are in memory; in a program, sql.Open would be
+// called with the driver of a real one.
 func openScores(c shard.SQLConfig, suffix string) *shard.DB[int64] {
 	router, err := shard.NewMod[int64](shard.ModConfig{Shards: []shard.ID{"north", "south"}})
 	if err != nil {
@@ -200,8 +200,8 @@ func ExampleWithConsistency() {
 	// Eventual 0 sql: no rows in result set
 }
 
-// QueryRow is for what reads, even if a statement that writes returns a row: nothing here knows that it writes.
-// It goes to a replica, which refuses it at best. ExecRow is for such a statement.
+// QueryRow is for what reads, even if a statement that writes returns a row: nothing here knows that it
+// writes. It goes to a replica, which refuses it at best. ExecRow is for such a statement.
 func ExampleDB_QueryRow_mistake() {
 	db := openScores(shard.SQLConfig{Consistency: shard.Eventual}, " of QueryRow")
 	ctx := context.Background()

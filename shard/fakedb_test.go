@@ -20,7 +20,8 @@ import (
 //	get K          returns the number of K, if it has one
 //	list [LIMIT]   returns K and its number for all, sorted
 //
-// and those of fakeStatements, which mean the same. It has a log of what was written, and can be a replica, which shows the beginning of another's.
+// and those of fakeStatements, which mean the same. It has a log of what was written, and can be a
+// replica, which shows the beginning of another's.
 type fakeServer struct {
 	name string
 
@@ -30,8 +31,8 @@ type fakeServer struct {
 	applied  int         // of a replica: how much of the log it shows
 	timeline uint64
 
-	// fail is asked before each operation: connect, exec, query, next, begin, commit, rollback; written,
-	// replayed and beat of the probe. It may block.
+	// fail is asked before each operation: connect, exec, query, next, begin, commit, rollback;
+	// written, replayed and beat of the probe. It may block.
 	fail func(ctx context.Context, op string) error
 	// lose is asked when a commit, or a put outside of a transaction, has been done.
 	lose func() error
@@ -49,8 +50,8 @@ var fakeStatements = map[string]string{
 	"SELECT id, points FROM scores ORDER BY id LIMIT $1":           "list",
 }
 
-// fakeServers are those that examples open by their names: as sql.Open("example", "north"), and its replica as
-// "replica of north", to which nothing ever comes.
+// fakeServers are those that examples open by their names: as sql.Open("example", "north"), and its
+// replica as "replica of north", to which nothing ever comes.
 var fakeServers = struct {
 	sync.Mutex
 	byName map[string]*fakeServer
@@ -161,7 +162,8 @@ func (s *fakeServer) statements() []string {
 	return slices.Clone(s.did)
 }
 
-// open returns a database on the server, which is closed when the test ends; then nothing may be left open.
+// open returns a database on the server, which is closed when the test ends; then nothing may be left
+// open.
 func (s *fakeServer) open(tb testing.TB) *sql.DB {
 	d := sql.OpenDB(fakeConnector{s})
 	tb.Cleanup(func() {
@@ -377,7 +379,8 @@ func (r *fakeRows) Next(dest []driver.Value) error {
 	return nil
 }
 
-// A fakeProbe is the LagProbe of fakeServers. Of replicas of a timeline it tells the one that they have seen.
+// A fakeProbe is the LagProbe of fakeServers. Of replicas of a timeline it tells the one that they have
+// seen.
 type fakeProbe struct{ servers map[*sql.DB]*fakeServer }
 
 var errNotAReplica = errors.New("not a replica")

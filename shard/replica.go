@@ -22,44 +22,48 @@ import (
 type Replica struct {
 	_ struct{}
 
-	// Name distinguishes it from the other replicas of its group, for the Balancer and in Stats. Required.
+	// Name distinguishes it from the other replicas of its group, for the Balancer and in Stats.
+	// Required.
 	Name string
 	// DB is the database. Required. Its user needs to read only, and should not be able to write.
 	DB *sql.DB
 }
 
-// A Balancer chooses one of the replicas of a group. A *loadbalance.Pool[string] is one, whose endpoints have
-// the names of replicas as values; whatever has another method is adapted by a function of two lines.
+// A Balancer chooses one of the replicas of a group. A *loadbalance.Pool[string] is one, whose
+// endpoints have the names of replicas as values; whatever has another method is adapted by a function
+// of two lines.
 type Balancer interface {
-	// Choose returns the name of a replica, and a function that is called once: with the error if it cannot be
-	// reached or was too slow, or else nil; and with context.Canceled if it is not used after all, because
-	// it does not have what the read is to see. Then Choose is called again, some times. If it returns an error, or a name
-	// that no replica has, the replicas that are fit take turns.
+	// Choose returns the name of a replica, and a function that is called once: with the error if it
+	// cannot be reached or was too slow, or else nil; and with context.Canceled if it is not used after
+	// all, because it does not have what the read is to see. Then Choose is called again, some times.
+	// If it returns an error, or a name that no replica has, the replicas that are fit take turns.
 	//
-	// hash is the same for all keys of a part, so that reads of a part can be kept together. Choose is called
-	// at the same time by several goroutines, and must be fast. A statement counts from the time before it
-	// is sent to its first row; but in Scatter to the end of its rows, and in a transaction to its end.
+	// hash is the same for all keys of a part, so that reads of a part can be kept together. Choose is
+	// called at the same time by several goroutines, and must be fast. A statement counts from the time
+	// before it is sent to its first row; but in Scatter to the end of its rows, and in a transaction
+	// to its end.
 	Choose(hash uint64) (name string, done func(error), err error)
 }
 
 // A Position is a place in the log of a database that one primary writes, and replicas follow.
 type Position struct {
-	// Source says whose log it is. Positions in the logs of two sources have nothing to do with each other.
+	// Source says whose log it is. Positions in the logs of two sources have nothing to do with each
+	// other.
 	Source uint64
-	// Timeline grows when another database becomes the primary, as what its log has behind that point is not
-	// what that of the former one had there.
+	// Timeline grows when another database becomes the primary, as what its log has behind that point
+	// is not what that of the former one had there.
 	Timeline uint64
 	// Offset grows with what is written.
 	Offset uint64
 }
 
-// Covers reports whether a replica that is at p has all that the primary had written at q, as far as it has
-// not been lost: if q is in an earlier timeline, the primary of that one may have failed before any other
-// database had what was at its end, which then is nowhere.
+// Covers reports whether a replica that is at p has all that the primary had written at q, as far as it
+// has not been lost: if q is in an earlier timeline, the primary of that one may have failed before any
+// other database had what was at its end, which then is nowhere.
 //
-// The offset counts, too, as a replica of a later timeline may just be far behind. And a replica of an earlier
-// timeline has not seen that another is the primary now, so that it covers nothing that this has written,
-// whatever the offset of what the former primary has left to it.
+// The offset counts, too, as a replica of a later timeline may just be far behind. And a replica of an
+// earlier timeline has not seen that another is the primary now, so that it covers nothing that this
+// has written, whatever the offset of what the former primary has left to it.
 func (p Position) Covers(q Position) bool {
 	return p.Source == q.Source && p.Timeline >= q.Timeline && p.Offset >= q.Offset
 }
@@ -69,20 +73,21 @@ func (p Position) compare(q Position) int {
 	return cmp.Or(cmp.Compare(p.Timeline, q.Timeline), cmp.Compare(p.Offset, q.Offset))
 }
 
-// A LagProbe tells how far the databases of a group are. PostgresProbe returns one. It is called by several
-// goroutines at the same time, for several groups if it is the probe of all, with contexts that end.
+// A LagProbe tells how far the databases of a group are. PostgresProbe returns one. It is called by
+// several goroutines at the same time, for several groups if it is the probe of all, with contexts that
+// end.
 type LagProbe interface {
-	// Written returns a position of the primary behind all writes that it has acknowledged before the call.
-	// They may not be on its disk yet.
+	// Written returns a position of the primary behind all writes that it has acknowledged before the
+	// call. They may not be on its disk yet.
 	Written(ctx context.Context, primary *sql.DB) (Position, error)
-	// Replayed returns the position up to which a replica shows everything to the reads that begin when it
-	// has returned. It returns an error if that is not known, or the database follows nobody. A
+	// Replayed returns the position up to which a replica shows everything to the reads that begin when
+	// it has returned. It returns an error if that is not known, or the database follows nobody. A
 	// Timeline that is not known yet must be too small rather than too large.
 	Replayed(ctx context.Context, replica *sql.DB) (Position, error)
-	// Beat makes the log of the primary move on, as by writing something to it that changes nothing, and
-	// sends what is in it to the replicas. It is called when the primary is idle, and a replica is behind:
-	// it may be waiting for something that will be sent with the next write only. Where that cannot be, it
-	// returns nil.
+	// Beat makes the log of the primary move on, as by writing something to it that changes nothing,
+	// and sends what is in it to the replicas. It is called when the primary is idle, and a replica is
+	// behind: it may be waiting for something that will be sent with the next write only. Where that
+	// cannot be, it returns nil.
 	Beat(ctx context.Context, primary *sql.DB) error
 }
 
@@ -99,10 +104,11 @@ const (
 
 // A group is the databases of a shard, and what is known of them.
 //
-// How old the data of a replica is follows from two positions: what a sample of the primary says was written
-// at some time, a replica that covers the sample has; so it has all that was acknowledged before the time
-// at which the sample was asked for. This needs neither the clocks of the servers nor a table, and holds for
-// a primary that is idle as well as for one that is not. All times are those of this process.
+// How old the data of a replica is follows from two positions: what a sample of the primary says was
+// written at some time, a replica that covers the sample has; so it has all that was acknowledged
+// before the time at which the sample was asked for. This needs neither the clocks of the servers nor a
+// table, and holds for a primary that is idle as well as for one that is not. All times are those of
+// this process.
 type group struct {
 	id      ID
 	place   place
@@ -151,8 +157,8 @@ type knowledge struct {
 	unmoved time.Time // since when it is at pos
 }
 
-// age returns how long t was before now. A system that sleeps stops the clock that does not jump, and a step
-// back turns the other one back; so the larger counts, which is never too small for both.
+// age returns how long t was before now. A system that sleeps stops the clock that does not jump, and a
+// step back turns the other one back; so the larger counts, which is never too small for both.
 func age(now, t time.Time) time.Duration {
 	return max(now.Sub(t), now.Round(0).Sub(t.Round(0)))
 }
@@ -263,8 +269,8 @@ func (g *group) bounded(ctx context.Context, t *tried) (context.Context, context
 	return context.WithDeadline(ctx, t.until)
 }
 
-// choose returns a replica that is known to have what is needed, or nil, and what is to be called in the end.
-// It takes no lock, and allocates nothing.
+// choose returns a replica that is known to have what is needed, or nil, and what is to be called in
+// the end. It takes no lock, and allocates nothing.
 func (g *group) choose(n need, hash uint64, not *tried) (*replica, func(error)) {
 	now := time.Now()
 	fit := 0
@@ -308,9 +314,9 @@ func (g *group) choose(n need, hash uint64, not *tried) (*replica, func(error)) 
 
 func doNothing(error) {}
 
-// read calls try with a database that the consistency of ctx allows, and again if the error is that of a
-// replica that cannot be reached: with another, and then with the primary. It returns what is to be called
-// when the statement has ended. That is called by read if try fails or panics.
+// read calls try with a database that the consistency of ctx allows, and again if the error is that of
+// a replica that cannot be reached: with another, and then with the primary. It returns what is to be
+// called when the statement has ended. That is called by read if try fails or panics.
 func (g *group) read(ctx context.Context, hash uint64, try func(*sql.DB) error) (func(error), error) {
 	n, ok := g.need(ctx)
 	if ok {
@@ -359,8 +365,8 @@ func (g *group) attempt(ctx context.Context, d *sql.DB, done func(error), try fu
 	return err
 }
 
-// blame returns err if it says something of the database, for its Balancer: that it cannot be reached, or was
-// too slow. Another error is an answer like others, such as that a table does not exist.
+// blame returns err if it says something of the database, for its Balancer: that it cannot be reached,
+// or was too slow. Another error is an answer like others, such as that a table does not exist.
 func (g *group) blame(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil && !g.unreachable(err) {
 		return nil
@@ -388,8 +394,8 @@ func (g *group) find(ctx context.Context, n need, hash uint64, not *tried) (*rep
 	return r, done
 }
 
-// refresh asks how far a replica is before what is known of it is too old, so that one read does so, and not
-// all that come when it is. It reports whether it has asked.
+// refresh asks how far a replica is before what is known of it is too old, so that one read does so,
+// and not all that come when it is. It reports whether it has asked.
 func (g *group) refresh(ctx context.Context, r *replica, n need, not *tried) bool {
 	if n.c == Eventual || n.any || g.c.ProbeInterval > 0 {
 		return false
@@ -415,12 +421,13 @@ func (g *group) sampleEvery(n need) time.Duration {
 	return g.c.LagCache
 }
 
-// await asks the databases how far they are, one after the other, until a replica has what is needed, and
-// returns that. It returns nil when MaxWait is over, or ctx, or when it would be in vain to wait:
+// await asks the databases how far they are, one after the other, until a replica has what is needed,
+// and returns that. It returns nil when MaxWait is over, or ctx, or when it would be in vain to wait:
 // because all replicas have failed, or stand still, or are too far behind to be told from those.
 //
-// Each database is asked by one caller at a time, and the others wait for that, or go on with another; so a
-// replica that hangs delays one of them, and who wait for a write do not ask more often than one would.
+// Each database is asked by one caller at a time, and the others wait for that, or go on with another;
+// so a replica that hangs delays one of them, and who wait for a write do not ask more often than one
+// would.
 func (g *group) await(ctx context.Context, n need, hash uint64, not *tried) (*replica, func(error)) {
 	bounded, cancel := g.bounded(ctx, not)
 	defer cancel()
@@ -469,8 +476,8 @@ type waiting struct {
 	noPrimary bool      // the primary could not be asked
 }
 
-// advance asks one database that nobody has asked since some time, if there is one that nobody is asking,
-// and returns whether it has; and if not, whether there is a replica that is worth waiting for.
+// advance asks one database that nobody has asked since some time, if there is one that nobody is
+// asking, and returns whether it has; and if not, whether there is a replica that is worth waiting for.
 func (g *group) advance(ctx, bounded context.Context, w *waiting) (progress, hope bool) {
 	// Reads of writes need no samples, but when they wait, they find out whether the primary is idle.
 	if (w.n.c > 0 || w.waited) && !w.noPrimary {
@@ -516,9 +523,9 @@ func (g *group) advance(ctx, bounded context.Context, w *waiting) (progress, hop
 	return false, false
 }
 
-// isLost reports whether the primary, when it was asked after some time, did not have a position at which
-// something was written before: because it was lost with the former primary, or that is what somebody
-// says who has made it up. Its replicas will have it no sooner.
+// isLost reports whether the primary, when it was asked after some time, did not have a position at
+// which something was written before: because it was lost with the former primary, or that is what
+// somebody says who has made it up. Its replicas will have it no sooner.
 func (g *group) isLost(pos Position, after time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -533,8 +540,8 @@ func (g *group) isDown(r *replica, k *knowledge, now time.Time) bool {
 	return t != nil && age(now, *t) < setAside || k != nil && k.err != nil && age(now, k.at) < setAside
 }
 
-// target returns since when the primary has been where a replica must be, if that is known: for a bounded
-// staleness the first time at which it would be enough to have been there.
+// target returns since when the primary has been where a replica must be, if that is known: for a
+// bounded staleness the first time at which it would be enough to have been there.
 func (g *group) target(n need, now time.Time) (since time.Time, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -607,8 +614,8 @@ func (g *group) setErr(i int, err error) {
 	g.lastErrs[i] = err
 }
 
-// learn notes a sample, and reports whether it is time for a heartbeat: if the primary has not moved since the
-// last sample, and a replica that was asked since then does not have that.
+// learn notes a sample, and reports whether it is time for a heartbeat: if the primary has not moved
+// since the last sample, and a replica that was asked since then does not have that.
 func (g *group) learn(s sample) (beat bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -631,9 +638,9 @@ func (g *group) learn(s sample) (beat bool) {
 	return beat
 }
 
-// addLocked adds a sample. Of those that are at the same position the first and the last are kept; and if
-// there are too many, the one goes whose neighbours are nearest to each other, in proportion to their
-// age: so there are many that are young, and some that are as old as there have ever been reads.
+// addLocked adds a sample. Of those that are at the same position the first and the last are kept; and
+// if there are too many, the one goes whose neighbours are nearest to each other, in proportion to
+// their age: so there are many that are young, and some that are as old as there have ever been reads.
 func (g *group) addLocked(s sample) {
 	n := len(g.samples)
 	if n > 0 && s.at.Before(g.samples[n-1].at) {
@@ -714,8 +721,8 @@ func (g *group) announce() {
 	}
 }
 
-// poll starts goroutines that ask the databases how far they are, each on its own, so that none is held up by
-// another that hangs.
+// poll starts goroutines that ask the databases how far they are, each on its own, so that none is held
+// up by another that hangs.
 func (g *group) poll(ctx context.Context, running *sync.WaitGroup) {
 	if g.probe == nil || len(g.replicas) == 0 {
 		return
@@ -765,8 +772,8 @@ func (g *group) wrote(ctx context.Context, err error) {
 	told = g.tell(ctx, s)
 }
 
-// tell asks the primary how far it is, and tells the session, which then needs no database that is further. It
-// reports whether it could.
+// tell asks the primary how far it is, and tells the session, which then needs no database that is
+// further. It reports whether it could.
 func (g *group) tell(ctx context.Context, s *session) bool {
 	bounded, cancel := context.WithTimeout(ctx, g.c.MaxWait)
 	defer cancel()
@@ -785,11 +792,12 @@ func (g *group) tell(ctx context.Context, s *session) bool {
 	return true
 }
 
-// recoveryConflict is the SQLSTATE with which a replica has cancelled a statement that was in the way of its
-// replication.
+// recoveryConflict is the SQLSTATE with which a replica has cancelled a statement that was in the way
+// of its replication.
 const recoveryConflict = "40001"
 
-// sqlState returns the SQLSTATE of an error, which the drivers for PostgreSQL tell; "" if there is none.
+// sqlState returns the SQLSTATE of an error, which the drivers for PostgreSQL tell; "" if there is
+// none.
 func sqlState(err error) string {
 	var e interface{ SQLState() string }
 	if errors.As(err, &e) {
@@ -875,8 +883,8 @@ type ReplicaStats struct {
 	ProbeErr error
 }
 
-// Stats returns what the databases of each shard have done, in the order of the shards. It is not a snapshot of
-// one moment. Complexity: O(number of databases).
+// Stats returns what the databases of each shard have done, in the order of the shards. It is not a
+// snapshot of one moment. Complexity: O(number of databases).
 func (db *DB[K]) Stats() []GroupStats {
 	stats := make([]GroupStats, 0, len(db.ids))
 	for _, id := range db.ids {

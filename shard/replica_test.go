@@ -424,7 +424,8 @@ func TestLagCache(t *testing.T) {
 	})
 }
 
-// While a replica is read all the time, one read in half of LagCache asks how far it is, and no other waits for that.
+// While a replica is read all the time, one read in half of LagCache asks how far it is, and no other
+// waits for that.
 func TestRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cluster := newFakeCluster(t, 1, "a")
@@ -584,7 +585,8 @@ func TestBoundedStaleness(t *testing.T) {
 			require.Zero(t, took)
 			time.Sleep(50 * time.Millisecond)
 		}
-		// Now what it lacks is too old; and that is known without waiting, as it was asked all the time.
+		// Now what it lacks is too old; and that is known without waiting, as it was asked all the
+		// time.
 		time.Sleep(time.Second)
 		for range 10 {
 			took, primary = from(2)
@@ -750,7 +752,32 @@ func TestOneMeasurement(t *testing.T) {
 	})
 }
 
-// With an interval, goroutines ask, and reads find everything known; a database that hangs holds up no other.
+// Many who need to know how old everything is ask the primary once.
+func TestOneSample(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, cluster, _ := newFakeDB(t, 1, SQLConfig{Consistency: BoundedStaleness(time.Minute), MaxWait: time.Second})
+		put(t, db, 0, 1)
+		cluster.replicas["a"][0].catchUp()
+		var asked atomic.Int64
+		cluster.primaries["a"].setFail(func(_ context.Context, op string) error {
+			if op == "written" {
+				asked.Add(1)
+				time.Sleep(10 * time.Millisecond)
+			}
+			return nil
+		})
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() { require.Equal(t, int64(1), get(t.Context(), t, db, 0)) })
+		}
+		wg.Wait()
+		require.EqualValues(t, 1, asked.Load())
+		require.EqualValues(t, 100, db.Stats()[0].Replicas[0].Reads)
+	})
+}
+
+// With an interval, goroutines ask, and reads find everything known; a database that hangs holds up no
+// other.
 func TestPolling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cluster := newFakeCluster(t, 2, "a")
@@ -954,7 +981,8 @@ func TestProbePanics(t *testing.T) {
 	})
 }
 
-// The samples of a primary that is asked all the time reach back, and there are always some that are young.
+// The samples of a primary that is asked all the time reach back, and there are always some that are
+// young.
 func TestSamples(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &group{c: &SQLConfig{}}
@@ -1021,8 +1049,8 @@ func TestChooseAllocs(t *testing.T) {
 	}
 }
 
-// TestReplicaModel compares reads with what they must at least return, while replicas fall behind, fail, are asked
-// in vain, and follow another primary, and positions cannot be told.
+// TestReplicaModel compares reads with what they must at least return, while replicas fall behind,
+// fail, are asked in vain, and follow another primary, and positions cannot be told.
 func TestReplicaModel(t *testing.T) {
 	rounds := 30
 	if underRace || testing.Short() {

@@ -8,20 +8,21 @@ import (
 	"sync"
 )
 
-// Scatter executes a statement that reads in all shards, several at the same time, and returns what scan
-// makes of the rows of each. It is ScatterOn with db.Shards().
+// Scatter executes a statement that reads in all shards, several at the same time, and returns what
+// scan makes of the rows of each. It is ScatterOn with db.Shards().
 func Scatter[K, R any](ctx context.Context, db *DB[K], p Policy, query string, args []any, scan func(*sql.Rows) (R, error)) ([]Reply[R], error) {
 	return ScatterOn(ctx, db, db.Shards(), p, query, args, scan)
 }
 
-// ScatterOn executes a statement that reads in some shards, such as those of the placements that RouteRange
-// returns (see Distinct), and returns what scan makes of the rows of each. What fails in some of them is a
-// *PartialError, as of Gather.
+// ScatterOn executes a statement that reads in some shards, such as those of the placements that
+// RouteRange returns (see Distinct), and returns what scan makes of the rows of each. What fails in
+// some of them is a *PartialError, as of Gather.
 //
-// scan is called once for each shard, by several goroutines at the same time, with its rows before the first
-// one, and reads as many as it wants to. The rows are closed when it returns, or panics; it need not look
-// at Err, as an error of the rows is one of the shard, whatever scan returns. The statement goes where the
-// Consistency says, in each shard on its own, so what comes of several shards is not of one moment.
+// scan is called once for each shard, by several goroutines at the same time, with its rows before the
+// first one, and reads as many as it wants to. The rows are closed when it returns, or panics; it need
+// not look at Err, as an error of the rows is one of the shard, whatever scan returns. The statement
+// goes where the Consistency says, in each shard on its own, so what comes of several shards is not of
+// one moment.
 func ScatterOn[K, R any](ctx context.Context, db *DB[K], shards []ID, p Policy, query string, args []any, scan func(*sql.Rows) (R, error)) ([]Reply[R], error) {
 	if scan == nil {
 		panic("shard: the function that scans rows must not be nil")
@@ -65,26 +66,26 @@ func (g *group) scatter(ctx context.Context, query string, args []any) (rows *sq
 	return rows, done, err
 }
 
-// ScatterSorted executes a statement that reads in some shards, and yields what scan makes of each row, in the
-// order of cmp, over all shards. The statement must return the rows in that order. Rows that are equal come
-// in the order of shards.
+// ScatterSorted executes a statement that reads in some shards, and yields what scan makes of each row,
+// in the order of cmp, over all shards. The statement must return the rows in that order. Rows that are
+// equal come in the order of shards.
 //
-// If the statement also has a LIMIT, each shard returns no more rows than could be needed. With Limit, the
-// first n of all shards are read so:
+// If the statement also has a LIMIT, each shard returns no more rows than could be needed. With Limit,
+// the first n of all shards are read so:
 //
 //	latest := shard.Limit(10, shard.ScatterSorted(ctx, db, db.Shards(), shard.Policy{},
 //		"SELECT id, text FROM posts ORDER BY id DESC LIMIT 10", nil, scanPost, newestFirst))
 //	for post, err := range latest {
 //
-// All shards are asked at the beginning, as Gather does. If any has failed, the first pair is a zero value and
-// a *PartialError. It is the last as well, unless it says Enough: then the rows of the others follow, for a
-// loop that goes on. A shard that fails later than that ends the loop with a *ShardError, as without what it
-// has left out nobody knows which row is the next. So a loop that ends at any error never takes a part for
-// the whole.
+// All shards are asked at the beginning, as Gather does. If any has failed, the first pair is a zero
+// value and a *PartialError. It is the last as well, unless it says Enough: then the rows of the others
+// follow, for a loop that goes on. A shard that fails later than that ends the loop with a *ShardError,
+// as without what it has left out nobody knows which row is the next. So a loop that ends at any error
+// never takes a part for the whole.
 //
 // scan is called after Next, in the goroutine of the loop. PerShard is how long each shard may take to
-// answer, but not for its rows. Each shard keeps a connection until the loop ends; all rows are closed then,
-// however it ends. Each range over what ScatterSorted returns executes the statement anew.
+// answer, but not for its rows. Each shard keeps a connection until the loop ends; all rows are closed
+// then, however it ends. Each range over what ScatterSorted returns executes the statement anew.
 func ScatterSorted[K, R any](ctx context.Context, db *DB[K], shards []ID, p Policy, query string, args []any, scan func(*sql.Rows) (R, error), compare func(a, b R) int) iter.Seq2[R, error] {
 	if scan == nil || compare == nil {
 		panic("shard: the functions that scan and compare rows must not be nil")
@@ -132,7 +133,8 @@ type opened struct {
 	rows []*openRows
 }
 
-// open executes a statement with a context that ends with asked until there is an answer, and with ctx then.
+// open executes a statement with a context that ends with asked until there is an answer, and with ctx
+// then.
 func (o *opened) open(ctx, asked context.Context, g *group, query string, args []any) (*openRows, error) {
 	if g == nil {
 		return nil, ErrUnknownShard

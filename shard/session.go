@@ -14,26 +14,29 @@ import (
 )
 
 // A Consistency says which databases of a shard a read can go to. Beside the constants there is
-// BoundedStaleness. All but Primary need replicas, and all but Eventual a Probe; where these are not, a read
-// goes to the primary.
+// BoundedStaleness. All but Primary need replicas, and all but Eventual a Probe; where these are not, a
+// read goes to the primary.
 type Consistency int64
 
 const (
 	// Primary reads from the primary, which has every write.
 	Primary Consistency = 0
-	// Eventual reads from any replica, however far behind it is, or from the primary if none can be reached.
+	// Eventual reads from any replica, however far behind it is, or from the primary if none can be
+	// reached.
 	Eventual Consistency = -1
-	// ReadYourWrites reads from a replica that has every write of the session, if there is one, or will be
-	// within SQLConfig.MaxWait. A read that is in no session goes to the primary, and so does the first one
-	// after a write whose position the primary could not tell. It does not promise that what has been
-	// read is there at the next read, if others have written it.
+	// ReadYourWrites reads from a replica that has every write of the session, if there is one, or will
+	// be within SQLConfig.MaxWait. A read that is in no session goes to the primary, and so does the
+	// first one after a write whose position the primary could not tell. It does not promise that what
+	// has been read is there at the next read, if others have written it.
 	ReadYourWrites Consistency = -2
 )
 
-// BoundedStaleness reads from a replica that has every write that has been acknowledged more than d before the
-// read. It does not depend on the clocks of the servers. If d is not positive, it is Primary.
+// BoundedStaleness reads from a replica that has every write that has been acknowledged more than d
+// before the read. It does not depend on the clocks of the servers. If d is not positive, it is
+// Primary.
 //
-// It is of use from some tens of milliseconds on, as less has passed until it is known how far a replica is.
+// It is of use from some tens of milliseconds on, as less has passed until it is known how far a
+// replica is.
 func BoundedStaleness(d time.Duration) Consistency { return Consistency(max(d, 0)) }
 
 // String returns the name of the consistency, such as "Primary" or "BoundedStaleness(5s)".
@@ -59,8 +62,8 @@ type (
 	sessionKey     struct{}
 )
 
-// WithConsistency returns a context with which reads go by c, whatever the SQLConfig says. One that is none
-// of the constants, and no BoundedStaleness, is Primary.
+// WithConsistency returns a context with which reads go by c, whatever the SQLConfig says. One that is
+// none of the constants, and no BoundedStaleness, is Primary.
 func WithConsistency(ctx context.Context, c Consistency) context.Context {
 	if !c.valid() {
 		c = Primary
@@ -68,12 +71,12 @@ func WithConsistency(ctx context.Context, c Consistency) context.Context {
 	return context.WithValue(ctx, consistencyKey{}, c)
 }
 
-// WithSession returns a context with a session: what is written with it, or with a context that comes from
-// it, is seen by reads with ReadYourWrites that begin after the write has returned. If ctx has a session
-// already, that stays.
+// WithSession returns a context with a session: what is written with it, or with a context that comes
+// from it, is seen by reads with ReadYourWrites that begin after the write has returned. If ctx has a
+// session already, that stays.
 //
-// A session is safe for concurrent use by multiple goroutines. It ends with the request that it is for; to
-// go on in the next, take its SessionToken.
+// A session is safe for concurrent use by multiple goroutines. It ends with the request that it is for;
+// to go on in the next, take its SessionToken.
 func WithSession(ctx context.Context) context.Context {
 	if sessionOf(ctx) != nil {
 		return ctx
@@ -102,9 +105,9 @@ type place struct {
 
 // A written says how far a database must be to have all writes of a session.
 //
-// Invariant: all writes of the session that were acknowledged, but for those before which marks has grown,
-// are at pos or before it; and if unknown is set, it is not known where some are, until the primary tells how far
-// it is.
+// Invariant: all writes of the session that were acknowledged, but for those before which marks has
+// grown, are at pos or before it; and if unknown is set, it is not known where some are, until the
+// primary tells how far it is.
 type written struct {
 	pos     Position
 	unknown bool
@@ -136,8 +139,9 @@ func (s *session) marks(p place) uint64 {
 	return s.wrote[p].marks
 }
 
-// note notes a position that a primary has told of since marks was asked for. It has all that was written
-// before that, so it ends marks that are older; but not those of a write that may have been later.
+// note notes a position that a primary has told of since marks was asked for. It has all that was
+// written before that, so it ends marks that are older; but not those of a write that may have been
+// later.
 func (s *session) note(p place, pos Position, marks uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -194,15 +198,17 @@ const (
 	tokenUnknown = 1
 )
 
-// SessionToken returns what the session of ctx has written so far as a text that WithSessionToken takes, in
-// this process or another with the same shards, so that a client can carry it from one request to the next:
-// letters, digits, "-" and "_", at most 3,072 of them. "" if nothing was written, or ctx has no session.
+// SessionToken returns what the session of ctx has written so far as a text that WithSessionToken
+// takes, in this process or another with the same shards, so that a client can carry it from one
+// request to the next: letters, digits, "-" and "_", at most 3,072 of them. "" if nothing was written,
+// or ctx has no session.
 //
-// It is about 25 bytes for each shard that was written, and the names of the shard and of the DB. If there are
-// more than fit, it has the shards that were written last, and reads from others go to their primaries.
+// It is about 25 bytes for each shard that was written, and the names of the shard and of the DB. If
+// there are more than fit, it has the shards that were written last, and reads from others go to their
+// primaries.
 //
-// It is not secret, and not signed: who changes it can only harm the consistency of the own reads, or send
-// them to the primary. It says the names of shards, and how much the databases write.
+// It is not secret, and not signed: who changes it can only harm the consistency of the own reads, or
+// send them to the primary. It says the names of shards, and how much the databases write.
 func SessionToken(ctx context.Context) string {
 	s := sessionOf(ctx)
 	if s == nil {
@@ -256,9 +262,9 @@ func appendWritten(b []byte, p place, w written) []byte {
 // errToken is returned of what is no token.
 var errToken = errors.New("shard: not a session token")
 
-// WithSessionToken returns a context whose session has what the token says, as well as what that of ctx has, if
-// it has one. "" is nothing. If the token is none, it returns ctx, and an error: then it is not known what
-// the client has written, and it should be read with Primary.
+// WithSessionToken returns a context whose session has what the token says, as well as what that of ctx
+// has, if it has one. "" is nothing. If the token is none, it returns ctx, and an error: then it is not
+// known what the client has written, and it should be read with Primary.
 func WithSessionToken(ctx context.Context, token string) (context.Context, error) {
 	wrote, all, err := parseToken(token)
 	if err != nil {
@@ -291,8 +297,8 @@ type tokenEntry struct {
 	written
 }
 
-// parseToken returns the entries of a token. It takes only what SessionToken returns, so that of two texts
-// that mean the same one is refused.
+// parseToken returns the entries of a token. It takes only what SessionToken returns, so that of two
+// texts that mean the same one is refused.
 func parseToken(token string) (wrote []tokenEntry, all bool, err error) {
 	if token == "" {
 		return nil, false, nil

@@ -30,27 +30,29 @@ type Group struct {
 type SQLConfig struct {
 	_ struct{}
 
-	// Name distinguishes this DB from others in a session that they share, and in its token. "" is a name
-	// like the others. At most 64 bytes.
+	// Name distinguishes this DB from others in a session that they share, and in its token. "" is a
+	// name like the others. At most 64 bytes.
 	Name string
-	// Consistency is which databases a read can go to, if its context does not say: see WithConsistency.
-	// 0: Primary.
+	// Consistency is which databases a read can go to, if its context does not say: see
+	// WithConsistency. 0: Primary.
 	Consistency Consistency
-	// MaxWait is how long a read waits for a replica to be fit for it, before it goes to the primary; and how
-	// long a write in a session waits to be told how far the primary is. At most 1 h. 0: 100 ms.
+	// MaxWait is how long a read waits for a replica to be fit for it, before it goes to the primary;
+	// and how long a write in a session waits to be told how far the primary is. At most 1 h. 0: 100
+	// ms.
 	MaxWait time.Duration
-	// LagCache is for how long it is believed that a replica is as far as it was. At most 1 h. 0: 100 ms,
-	// or three times ProbeInterval, if that is more.
+	// LagCache is for how long it is believed that a replica is as far as it was. At most 1 h. 0: 100
+	// ms, or three times ProbeInterval, if that is more.
 	LagCache time.Duration
-	// ProbeInterval is how often a goroutine for each database that has a Probe asks how far it is, from
-	// 10 ms to 1 h. 0: there are no goroutines, and reads that need to know it ask.
+	// ProbeInterval is how often a goroutine for each database that has a Probe asks how far it is,
+	// from 10 ms to 1 h. 0: there are no goroutines, and reads that need to know it ask.
 	ProbeInterval time.Duration
-	// Heartbeat is the least time between two heartbeats, which make the log of a primary that is idle move
-	// on; see LagProbe. From 10 ms to 1 h. 0: 1 s.
+	// Heartbeat is the least time between two heartbeats, which make the log of a primary that is idle
+	// move on; see LagProbe. From 10 ms to 1 h. 0: 1 s.
 	Heartbeat time.Duration
-	// Unreachable reports of an error of a replica whether another database is to be asked instead, for drivers
-	// that have errors of their own for lost connections. Those of the network, those that package sql knows,
-	// and the SQLSTATEs of PostgreSQL that say so need no mention. nil: there are no others.
+	// Unreachable reports of an error of a replica whether another database is to be asked instead, for
+	// drivers that have errors of their own for lost connections. Those of the network, those that
+	// package sql knows, and the SQLSTATEs of PostgreSQL that say so need no mention. nil: there are no
+	// others.
 	Unreachable func(error) bool
 }
 
@@ -85,22 +87,22 @@ func (c SQLConfig) checked() (SQLConfig, error) {
 // A DB sends statements to the databases that their keys are in. It does not read them: the key is an
 // argument of its own, and which method is called says whether a statement writes.
 //
-// Exec, ExecRow and InTx go to the primary. Query, QueryRow, the Scatter functions, and InTx with ReadOnly go
-// where the Consistency says. A statement that writes must not be given to those, as it would go to a
-// replica, which refuses it at best; and nobody would look whether its part is fenced.
+// Exec, ExecRow and InTx go to the primary. Query, QueryRow, the Scatter functions, and InTx with
+// ReadOnly go where the Consistency says. A statement that writes must not be given to those, as it
+// would go to a replica, which refuses it at best; and nobody would look whether its part is fenced.
 //
-// An error of a database is a *ShardError, which names the shard. That of a part that is fenced is ErrFenced,
-// of a shard that has no Group ErrUnknownShard, and those of the Router are returned as they are.
-// sql.ErrNoRows is returned as it is.
+// An error of a database is a *ShardError, which names the shard. That of a part that is fenced is
+// ErrFenced, of a shard that has no Group ErrUnknownShard, and those of the Router are returned as they
+// are. sql.ErrNoRows is returned as it is.
 //
-// The look at the state of a part comes before the statement: a part can be fenced while a write to it is on
-// its way. Who moves data must wait for such writes before what was written last is copied.
+// The look at the state of a part comes before the statement: a part can be fenced while a write to it
+// is on its way. Who moves data must wait for such writes before what was written last is copied.
 //
-// A DB is safe for concurrent use by multiple goroutines. It has no data, and what it promises is what the
-// databases do: those of one shard, as nothing here spans two. It opens no databases, and does not
+// A DB is safe for concurrent use by multiple goroutines. It has no data, and what it promises is what
+// the databases do: those of one shard, as nothing here spans two. It opens no databases, and does not
 // close those that it is given, so to add a shard, open another DB over the same ones. It starts
-// goroutines only if SQLConfig.ProbeInterval says so; then Close must be called. The zero value cannot be
-// used.
+// goroutines only if SQLConfig.ProbeInterval says so; then Close must be called. The zero value cannot
+// be used.
 type DB[K any] struct {
 	router Router[K]
 	config SQLConfig
@@ -111,10 +113,10 @@ type DB[K any] struct {
 	polling sync.WaitGroup
 }
 
-// OpenSQL returns a DB, or an error that says what of its arguments cannot be used: a router that is nil,
-// or knows a shard that has no group; a group without a Primary, or with a replica that has no database,
-// no name, or that of another; or a field of the config. It connects to no database, but
-// the goroutines of ProbeInterval do. groups and what is in it is copied.
+// OpenSQL returns a DB, or an error that says what of its arguments cannot be used: a router that is
+// nil, or knows a shard that has no group; a group without a Primary, or with a replica that has no
+// database, no name, or that of another; or a field of the config. It connects to no database, but the
+// goroutines of ProbeInterval do. groups and what is in it is copied.
 //
 // A Router that is no Lister can return placements on shards that have no group; then calls with such a
 // key return ErrUnknownShard.
@@ -154,9 +156,9 @@ func OpenSQL[K any](r Router[K], groups map[ID]Group, c SQLConfig) (*DB[K], erro
 	return db, nil
 }
 
-// Close stops the goroutines that ProbeInterval has asked for, and waits for them. The databases stay open:
-// they are the caller's, and so is what is in progress. All methods can still be called. It can be called
-// more than once, and returns nil.
+// Close stops the goroutines that ProbeInterval has asked for, and waits for them. The databases stay
+// open: they are the caller's, and so is what is in progress. All methods can still be called. It can
+// be called more than once, and returns nil.
 func (db *DB[K]) Close() error {
 	db.stop()
 	db.polling.Wait()
@@ -172,8 +174,8 @@ func (db *DB[K]) Shards() []ID {
 	return slices.Clone(db.ids)
 }
 
-// Shard returns the databases of a shard, for what cannot be done with a key, as to create tables; or an
-// error that is ErrUnknownShard.
+// Shard returns the databases of a shard, for what cannot be done with a key, as to create tables; or
+// an error that is ErrUnknownShard.
 func (db *DB[K]) Shard(id ID) (Group, error) {
 	g, err := db.group(id)
 	if err != nil {
@@ -194,13 +196,13 @@ func (db *DB[K]) On(ctx context.Context, key K) (*sql.DB, Placement, error) {
 	return g.primary, p, nil
 }
 
-// Exec executes a statement that writes in the primary of the shard that has the key. If its part is fenced,
-// the error is ErrFenced, and nothing is written. It is never tried again here, but package sql does so if
-// its driver says that the database has not been told of it (driver.ErrBadConn).
+// Exec executes a statement that writes in the primary of the shard that has the key. If its part is
+// fenced, the error is ErrFenced, and nothing is written. It is never tried again here, but package sql
+// does so if its driver says that the database has not been told of it (driver.ErrBadConn).
 //
-// In a session, it then asks the primary how far it is. If that fails, the write has succeeded all the same,
-// and the session reads from the primary, until that tells. So it does when it is not known whether there was a
-// write, because the answer did not come.
+// In a session, it then asks the primary how far it is. If that fails, the write has succeeded all the
+// same, and the session reads from the primary, until that tells. So it does when it is not known
+// whether there was a write, because the answer did not come.
 func (db *DB[K]) Exec(ctx context.Context, key K, query string, args ...any) (sql.Result, error) {
 	_, g, err := db.routeWrite(ctx, key)
 	if err != nil {
@@ -214,8 +216,8 @@ func (db *DB[K]) Exec(ctx context.Context, key K, query string, args ...any) (sq
 	return result, nil
 }
 
-// ExecRow is Exec for a statement that writes and returns at most one row, such as INSERT with RETURNING. It is
-// executed at once, but complete only when Scan has returned, which must be called.
+// ExecRow is Exec for a statement that writes and returns at most one row, such as INSERT with
+// RETURNING. It is executed at once, but complete only when Scan has returned, which must be called.
 func (db *DB[K]) ExecRow(ctx context.Context, key K, query string, args ...any) *Row {
 	_, g, err := db.routeWrite(ctx, key)
 	if err != nil {
@@ -232,7 +234,8 @@ func (db *DB[K]) ExecRow(ctx context.Context, key K, query string, args ...any) 
 	}}
 }
 
-// Query executes a statement that reads, in a database of the shard that has the key. The rows must be closed.
+// Query executes a statement that reads, in a database of the shard that has the key. The rows must be
+// closed.
 //
 // If the replica that it goes to cannot be reached, or shuts down, or cancels it in favour of its
 // replication, another takes its place, and then the primary, each once; but not after the first row,
@@ -254,9 +257,9 @@ func (db *DB[K]) Query(ctx context.Context, key K, query string, args ...any) (*
 	return rows, nil
 }
 
-// QueryRow is Query for a statement that returns at most one row. It is executed by Scan, which returns its error,
-// and that of routing. As nobody has seen the row before Scan returns, another database can take the
-// replica's place until then.
+// QueryRow is Query for a statement that returns at most one row. It is executed by Scan, which returns
+// its error, and that of routing. As nobody has seen the row before Scan returns, another database can
+// take the replica's place until then.
 func (db *DB[K]) QueryRow(ctx context.Context, key K, query string, args ...any) *Row {
 	p, g, err := db.route(ctx, key)
 	if err != nil {
@@ -317,18 +320,19 @@ func fencedError(p Placement) error {
 	return fmt.Errorf("shard: part %d of %q: %w", p.Part, p.Shard, ErrFenced)
 }
 
-// A Row is what QueryRow and ExecRow return: a row, or none, or an error. It is not safe for concurrent use.
-// The zero value has no row.
+// A Row is what QueryRow and ExecRow return: a row, or none, or an error. It is not safe for concurrent
+// use. The zero value has no row.
 type Row struct {
 	err  error
 	scan func(dest []any) error // nil: there is none, or Scan was called
 }
 
-// Err returns the error that is known before Scan is called, such as that of routing; nil if there is none.
+// Err returns the error that is known before Scan is called, such as that of routing; nil if there is
+// none.
 func (r *Row) Err() error { return r.err }
 
-// Scan copies the columns of the row as that of sql.Row does, and ends the statement. If there is no row, the
-// error is sql.ErrNoRows; if there are several, the first counts. It can be called once.
+// Scan copies the columns of the row as that of sql.Row does, and ends the statement. If there is no
+// row, the error is sql.ErrNoRows; if there are several, the first counts. It can be called once.
 func (r *Row) Scan(dest ...any) error {
 	scan := r.scan
 	if r.err != nil || scan == nil {
@@ -349,8 +353,8 @@ type firstRow struct {
 	found bool
 }
 
-// readRow executes a statement that returns a row. It does so up to the first one, as there are drivers that
-// only then return an error.
+// readRow executes a statement that returns a row. It does so up to the first one, as there are drivers
+// that only then return an error.
 func readRow(ctx context.Context, q querier, query string, args []any) (r firstRow, err error) {
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
@@ -368,12 +372,12 @@ func readRow(ctx context.Context, q querier, query string, args []any) (r firstR
 	return firstRow{rows, found}, nil
 }
 
-// scan copies the row, if there is one, and ends the statement. Then it calls complete, unless that is nil, with
-// the error with which the statement has ended, which is not that of copying.
+// scan copies the row, if there is one, and ends the statement. Then it calls complete, unless that is
+// nil, with the error with which the statement has ended, which is not that of copying.
 func (r firstRow) scan(dest []any, complete func(error)) (err error) {
 	defer func() {
-		// In any case, and before the statement counts as complete: a driver may still have to read how it
-		// has ended.
+		// In any case, and before the statement counts as complete: a driver may still have to read how
+		// it has ended.
 		ended := r.rows.Close()
 		if failed := r.rows.Err(); failed != nil {
 			ended = failed

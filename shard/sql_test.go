@@ -174,6 +174,7 @@ func TestRouting(t *testing.T) {
 	var failed *ShardError
 	require.ErrorAs(t, err, &failed)
 	require.Equal(t, ID("c"), failed.Shard)
+	require.EqualError(t, db.ExecRow(t.Context(), 6, "nonsense").Scan(), `shard "c": syntax error in "nonsense"`)
 	router.err = errors.New("no route")
 	for method, err := range everyErr(t, db, 1) {
 		require.Equal(t, router.err, err, method)
@@ -336,6 +337,21 @@ func TestInTx(t *testing.T) {
 		require.ErrorIs(t, err, mine)
 		require.Equal(t, want, errors.Is(err, ErrOutcomeUnknown), op)
 		a.setFail(nil)
+	}
+	require.Equal(t, [][2]int64{{0, 1}, {4, 2}}, a.visible())
+	// Without a router nobody knows whether the keys are where they were.
+	for _, check := range []bool{true, false} {
+		err = db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
+			require.EqualError(t, tx.QueryRow(ctx, 0, "nonsense").Scan(), `syntax error in "nonsense"`)
+			write(tx)
+			router.err = mine
+			if check {
+				return tx.Check(0)
+			}
+			return nil
+		})
+		require.Equal(t, mine, err)
+		router.err = nil
 	}
 	require.Equal(t, [][2]int64{{0, 1}, {4, 2}}, a.visible())
 	// A database that refuses to commit says so.
@@ -575,6 +591,9 @@ func TestScatterSorted(t *testing.T) {
 	for _, err := range ScatterSorted(ctx, db, nil, Policy{}, "list", nil, scanPair, byFirst) {
 		require.ErrorIs(t, err, ErrNoShard)
 	}
+	for _, err := range ScatterSorted(ctx, db, []ID{"x"}, Policy{}, "list", nil, scanPair, byFirst) {
+		require.ErrorIs(t, err, ErrUnknownShard)
+	}
 	canceled, cancel := context.WithCancel(ctx)
 	defer cancel()
 	seen := 0
@@ -613,4 +632,49 @@ func TestScatterSortedPerShard(t *testing.T) {
 		require.ErrorIs(t, errs[0], context.DeadlineExceeded)
 		require.EqualError(t, errs[0], `shard: 1 of 4 shards have failed: "b": context deadline exceeded after 1s`)
 	})
+}
+
+// What routing and the choice of a replica add to a query, which here does nearly nothing.
+func BenchmarkQueryRow(b *testing.B) {
+	cluster := newFakeCluster(b, 2, "a")
+	for _, r := range cluster.replicas["a"] {
+		r.catchUp()
+	}
+	db, err := OpenSQL(&fakeRouter{ids: []ID{"a"}}, cluster.groups, SQLConfig{LagCache: time.Hour})
+	require.NoError(b, err)
+	mine := WithSession(b.Context())
+	_, err = db.Exec(mine, 0, "put", 0, 1)
+	require.NoError(b, err)
+	for _, r := range cluster.replicas["a"] {
+		r.catchUp()
+	}
+	clear := func() { // of the statements, which are kept
+		for _, s := range append(cluster.replicas["a"], cluster.primaries["a"]) {
+			s.mu.Lock()
+			s.did = s.did[:0]
+			s.mu.Unlock()
+		}
+	}
+	var v int64
+	b.Run("impl=sql", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := cluster.groups["a"].Primary.QueryRowContext(mine, "get", 0).Scan(&v); err != nil {
+				b.Fatal(err)
+			}
+			clear()
+		}
+	})
+	for _, c := range []Consistency{Primary, Eventual, ReadYourWrites, BoundedStaleness(time.Hour)} {
+		b.Run("impl=shard/consistency="+c.String(), func(b *testing.B) {
+			ctx := WithConsistency(mine, c)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := db.QueryRow(ctx, 0, "get", 0).Scan(&v); err != nil {
+					b.Fatal(err)
+				}
+				clear()
+			}
+		})
+	}
 }

@@ -11,17 +11,17 @@ import (
 	"sync/atomic"
 )
 
-// ErrOutcomeUnknown is returned of a transaction that was to be committed, when the answer did not come: it may
-// have been committed, or not, or may yet be.
+// ErrOutcomeUnknown is returned of a transaction that was to be committed, when the answer did not
+// come: it may have been committed, or not, or may yet be.
 var ErrOutcomeUnknown = errors.New("whether it was committed is not known")
 
-// A Tx is a transaction in one database: that of the key that InTx was called with. All keys that it is used
-// with must be there, and each method takes the one that its statement is about: it returns ErrCrossShard,
-// and does nothing, if that is on another shard.
+// A Tx is a transaction in one database: that of the key that InTx was called with. All keys that it is
+// used with must be there, and each method takes the one that its statement is about: it returns
+// ErrCrossShard, and does nothing, if that is on another shard.
 //
-// A Tx is safe for concurrent use by multiple goroutines, as much as an sql.Tx is: a statement cannot be
-// executed while the rows of another are read. It cannot be used after InTx has returned. The zero value
-// cannot be used.
+// A Tx is safe for concurrent use by multiple goroutines, as much as an sql.Tx is: a statement cannot
+// be executed while the rows of another are read. It cannot be used after InTx has returned. The zero
+// value cannot be used.
 type Tx[K any] struct {
 	db    *DB[K]
 	ctx   context.Context // of InTx
@@ -34,21 +34,24 @@ type Tx[K any] struct {
 	parts map[PartID]checkedPart[K]
 }
 
-// A checkedPart is a part that a key of a Tx is in, with the first such key, by which it is found again.
+// A checkedPart is a part that a key of a Tx is in, with the first such key, by which it is found
+// again.
 type checkedPart[K any] struct {
 	key   K
 	epoch uint64
 }
 
-// InTx calls f with a transaction in the shard that has the key, and commits it if f returns nil. If f returns
-// an error, that is returned, and the transaction is rolled back; and so it is if f panics or calls
-// runtime.Goexit, which go on then. When ctx ends, so does the transaction. It is never tried again here.
+// InTx calls f with a transaction in the shard that has the key, and commits it if f returns nil. If f
+// returns an error, that is returned, and the transaction is rolled back; and so it is if f panics or
+// calls runtime.Goexit, which go on then. When ctx ends, so does the transaction. It is never tried
+// again here.
 //
-// With opts.ReadOnly it goes where the Consistency says, and otherwise to the primary; then all keys that it
-// is used with must be on parts that are not fenced. Before it is committed, it is looked at those parts
-// again: if one is fenced now, the error is ErrFenced; if it is on another shard, ErrCrossShard; and if it
-// was anywhere else in between, ErrStaleEpoch. In all three cases the transaction is rolled back, and can be
-// tried again. The part may still be fenced between that look and the commit.
+// With opts.ReadOnly it goes where the Consistency says, and otherwise to the primary; then all keys
+// that it is used with must be on parts that are not fenced. Before it is committed, it is looked at
+// those parts again: if one is fenced now, the error is ErrFenced; if it is on another shard,
+// ErrCrossShard; and if it was anywhere else in between, ErrStaleEpoch. In all three cases the
+// transaction is rolled back, and can be tried again. The part may still be fenced between that look
+// and the commit.
 //
 // If it was not the database that refused to commit, but its answer did not come, the error is
 // ErrOutcomeUnknown. Who tries that again must make sure that it does no harm to do it twice.
@@ -124,14 +127,14 @@ func (t *Tx[K]) commit(ctx context.Context, g *group) error {
 // Shard returns the shard that the transaction is in.
 func (t *Tx[K]) Shard() ID { return t.shard }
 
-// Tx returns the transaction, for what is not covered here: statements without a key, or prepared ones. It
-// must be neither committed nor rolled back.
+// Tx returns the transaction, for what is not covered here: statements without a key, or prepared ones.
+// It must be neither committed nor rolled back.
 func (t *Tx[K]) Tx() *sql.Tx { return t.tx }
 
-// Check returns nil if a statement about the key belongs in this transaction. It returns an error that is
-// ErrCrossShard if the key is on another shard; ErrFenced if its part is fenced, unless the transaction is
-// ReadOnly; ErrStaleEpoch if the part has been elsewhere since another key of it was checked; and
-// sql.ErrTxDone if InTx has returned, or is about to.
+// Check returns nil if a statement about the key belongs in this transaction. It returns an error that
+// is ErrCrossShard if the key is on another shard; ErrFenced if its part is fenced, unless the
+// transaction is ReadOnly; ErrStaleEpoch if the part has been elsewhere since another key of it was
+// checked; and sql.ErrTxDone if InTx has returned, or is about to.
 func (t *Tx[K]) Check(key K) error { return t.check(t.ctx, key) }
 
 // check is Check, with the context of a statement.
@@ -175,9 +178,9 @@ func (t *Tx[K]) checkAgain(ctx context.Context) error {
 	return nil
 }
 
-// fits checks a placement of a part that had the epoch before. A part whose migration has begun meanwhile is
-// still where it was. One that serves under another epoch may have moved away and back, without what this
-// transaction has locked or seen.
+// fits checks a placement of a part that had the epoch before. A part whose migration has begun
+// meanwhile is still where it was. One that serves under another epoch may have moved away and back,
+// without what this transaction has locked or seen.
 func (t *Tx[K]) fits(p Placement, before uint64) error {
 	switch {
 	case p.Shard != t.shard:
@@ -208,8 +211,8 @@ func (t *Tx[K]) Query(ctx context.Context, key K, query string, args ...any) (*s
 	return t.tx.QueryContext(ctx, query, args...)
 }
 
-// QueryRow executes a statement about the key that returns at most one row, at once, after Check, whose error is
-// returned by Scan, too. Scan must be called.
+// QueryRow executes a statement about the key that returns at most one row, at once, after Check, whose
+// error is returned by Scan, too. Scan must be called.
 func (t *Tx[K]) QueryRow(ctx context.Context, key K, query string, args ...any) *Row {
 	if err := t.check(ctx, key); err != nil {
 		return &Row{err: err}

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// endWithUs has the server killed when this process is, and cannot do so itself. Its processes end when the
-// first of them has.
+// endWithUs has the server killed when this process is, and cannot do so itself. Its processes end when
+// the first of them has.
 func endWithUs(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}

@@ -22,15 +22,15 @@ import (
 // bound is how long a server may take to start, or to end.
 const bound = 20 * time.Second
 
-// settings are those of all servers: small, without a care for power failures, and listening in their own
-// directory only, so that no other can be there.
+// settings are those of all servers: small, without a care for power failures, and listening in their
+// own directory only, so that no other can be there.
 var settings = []string{
 	"listen_addresses=", "port=5432", "fsync=off", "full_page_writes=off", "shared_buffers=16MB", "max_connections=60",
 	"autovacuum=off", "wal_retrieve_retry_interval=50ms", "wal_level=replica", "max_wal_senders=8", "max_wal_size=256MB", "timezone=UTC", "lc_messages=C",
 }
 
-// A Server is a PostgreSQL of our own, with a cluster that is empty at first. Its superuser is "postgres",
-// without a password. It is not safe for concurrent use.
+// A Server is a PostgreSQL of our own, with a cluster that is empty at first. Its superuser is
+// "postgres", without a password. It is not safe for concurrent use.
 type Server struct {
 	dir   string // of the data, the socket and the log
 	args  []string
@@ -38,7 +38,8 @@ type Server struct {
 	ended chan struct{} // closed when cmd has ended
 }
 
-// Start starts a server, with more settings (name=value) if there are any, which is killed when the test ends.
+// Start starts a server, with more settings (name=value) if there are any, which is killed when the
+// test ends.
 func Start(tb testing.TB, settings ...string) *Server {
 	tb.Helper()
 	s := newServer(tb, settings)
@@ -47,7 +48,8 @@ func Start(tb testing.TB, settings ...string) *Server {
 	return s
 }
 
-// Replica starts a server that follows s, which runs, by streaming replication. Its settings are its own.
+// Replica starts a server that follows s, which runs, by streaming replication. Its settings are its
+// own.
 func (s *Server) Replica(tb testing.TB, settings ...string) *Server {
 	tb.Helper()
 	r := newServer(tb, settings)
@@ -59,8 +61,8 @@ func (s *Server) Replica(tb testing.TB, settings ...string) *Server {
 // newServer returns a server that has a directory, and nothing else.
 func newServer(tb testing.TB, settings []string) *Server {
 	tb.Helper()
-	// That of the test's own directories may only be entered by its user, who PostgreSQL is not run by if
-	// it is root. And the name of a socket may not be long.
+	// That of the test's own directories may only be entered by its user, who PostgreSQL is not run by
+	// if it is root. And the name of a socket may not be long.
 	dir, err := os.MkdirTemp("", "pg")
 	if err != nil {
 		tb.Fatal(err)
@@ -152,8 +154,8 @@ func (s *Server) run(tb testing.TB) bool {
 	return false
 }
 
-// Kill ends the server at once, if it runs: clients lose their connections, and when it is started again,
-// it recovers from its log.
+// Kill ends the server at once, if it runs: clients lose their connections, and when it is started
+// again, it recovers from its log.
 func (s *Server) Kill() { s.end(syscall.SIGQUIT) }
 
 // Stop shuts the server down, if it runs: it tells its clients, and writes everything to its disk.
@@ -233,8 +235,8 @@ func owner(tb testing.TB) *syscall.Credential {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 }
 
-// program returns the path of a program of PostgreSQL. Debian has those of the server beside each other for
-// each version, and not where programs are looked for.
+// program returns the path of a program of PostgreSQL. Debian has those of the server beside each other
+// for each version, and not where programs are looked for.
 func program(tb testing.TB, name string) string {
 	tb.Helper()
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)

@@ -34,7 +34,8 @@ func TestPostgres(t *testing.T) {
 		d.stop = func(id shard.ID) { servers[id].Kill() }
 		d.start = func(id shard.ID) {
 			servers[id].Run(t)
-			// Who uses a connection that is left from before is the one who finds out that it is broken.
+			// Who uses a connection that is left from before is the one who finds out that it is
+			// broken.
 			d.dbs[id].SetMaxIdleConns(-1)
 			d.dbs[id].SetMaxIdleConns(2)
 		}
