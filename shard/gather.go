@@ -17,7 +17,8 @@ import (
 )
 
 var (
-	// ErrAllFailed is what a PartialError also is, for errors.Is, if no shard has answered.
+	// ErrAllFailed is what a PartialError also is, for errors.Is, if no shard has answered. (If what asks a
+	// shard calls Gather in turn, it can be an error of that: there, look whether Succeeded is 0.)
 	ErrAllFailed = errors.New("all shards have failed")
 	// ErrGivenUp is why the contexts of shards end, and why shards are not asked any more, when
 	// FailFast is set and too many have failed. The errors of such shards are that, for errors.Is.
@@ -237,6 +238,8 @@ type round[R any] struct {
 	left    chan struct{}
 	crashed chan struct{} // closed when crash is set, if not nil
 
+	yielding bool // the body of the loop over Stream runs, or has panicked, or has ended its goroutine
+
 	mu     sync.Mutex
 	errs   []*ShardError // by the index of the shard; nil if all is well so far
 	failed int           // how many of errs are there
@@ -400,11 +403,10 @@ func (r *round[R]) ask(i int) (v R, failure *ShardError, ok bool) {
 		}
 	}()
 	v, err := r.f(ctx, id)
-	ok = true
-	if err != nil {
+	if err != nil { // whose methods may panic as well: a typed nil does
 		failure = &ShardError{Shard: id, Asked: true, Err: because(ctx, err)}
 	}
-	return v, failure, ok
+	return v, failure, true
 }
 
 // fell notes that a call has panicked with v, or has called runtime.Goexit if that is nil. It is
@@ -453,7 +455,7 @@ func (r *round[R]) end() {
 	if p, ok := r.crash.(*PanicError); ok {
 		panic(p)
 	}
-	if r.crash != nil {
+	if r.crash != nil && !r.yielding { // a panic of the loop would be lost
 		runtime.Goexit()
 	}
 }

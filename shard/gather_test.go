@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"math"
 	"runtime"
@@ -746,4 +747,38 @@ func TestGatherStress(t *testing.T) {
 		}
 		cancel()
 	}
+}
+
+// TestGatherErrorPanics has errors whose methods panic, as those of a pointer that is nil do, in goroutines where
+// nobody could recover.
+func TestGatherErrorPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		got := fallsAs(func() {
+			_, _ = Gather(t.Context(), shardsOf(8), Policy{PerShard: time.Millisecond}, func(ctx context.Context, _ ID) (int, error) {
+				<-ctx.Done()
+				var e *fs.PathError
+				return 0, e
+			})
+		})
+		p, ok := got.(*PanicError)
+		require.True(t, ok, "%v", got)
+		require.ErrorContains(t, p, "nil pointer")
+	})
+}
+
+// TestStreamKeepsPanic has calls that end their goroutines because the body of the loop has panicked.
+func TestStreamKeepsPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		require.Equal(t, "body", fallsAs(func() {
+			for range Stream(t.Context(), shardsOf(4), Policy{}, func(ctx context.Context, s ID) (int, error) {
+				if s != shardsOf(1)[0] {
+					<-ctx.Done()
+					runtime.Goexit()
+				}
+				return 0, nil
+			}) {
+				panic("body")
+			}
+		}))
+	})
 }

@@ -26,6 +26,9 @@ var ErrUnsorted = errors.New("not sorted")
 // what is not taken is not found out. A nil one of seqs is an error as well, as a shard that is
 // missing is. The pair with the error is the last.
 //
+// A value must stay as it is after it was yielded, or the order cannot be checked: an input must not reuse a
+// buffer. And cmp must be an order of all values: one for which NaN equals every number is none.
+//
 // The values of seqs are taken in the goroutine of the loop, one after the other, and all of seqs have
 // ended when the loop has, however it ends. What takes long is better asked for before, by Gather: see
 // the example. What is returned can be ranged over as often as seqs can.

@@ -81,7 +81,10 @@ func (r *round[R]) stream(yield func(Reply[R], error) bool) bool {
 			return false         // and end does not return
 		default:
 		}
-		if !yield(a.reply, a.err) {
+		r.yielding = true
+		more := yield(a.reply, a.err)
+		r.yielding = false
+		if !more {
 			return false
 		}
 	}
