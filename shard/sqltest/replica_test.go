@@ -113,6 +113,7 @@ func TestReplicas(t *testing.T) {
 	for _, consistency := range []shard.Consistency{shard.Eventual, shard.ReadYourWrites, shard.BoundedStaleness(time.Second)} {
 		t.Run("Killed/"+consistency.String(), func(t *testing.T) { testKilled(t, c, consistency) })
 	}
+	t.Run("Conflict", func(t *testing.T) { testConflict(t, c) })
 	t.Run("Failover", func(t *testing.T) { testFailover(t, c) })
 }
 
@@ -363,6 +364,36 @@ func testKilled(t *testing.T, c *cluster, consistency shard.Consistency) {
 		c.replicas[i].Run(t)
 		progress("it is read again", func() bool { return stats().Replicas[i].Reads > before.Replicas[i].Reads+20 })
 	}
+}
+
+// A replica cancels a statement that its replication would have to wait for: then the primary executes it.
+func testConflict(t *testing.T, c *cluster) {
+	hasty := *c
+	r := c.primary.Replica(t, "max_standby_streaming_delay=0")
+	hasty.group.Replicas = []shard.Replica{{Name: "hasty", DB: openPostgres(t, r)}}
+	db := hasty.open(t, shard.SQLConfig{Consistency: shard.Eventual})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		var v int64
+		replica := true
+		err := db.QueryRow(t.Context(), "k", `SELECT v, pg_is_in_recovery()
+			FROM n, pg_sleep(CASE WHEN pg_is_in_recovery() THEN 60 ELSE 0 END) WHERE k = 'k'`).Scan(&v, &replica)
+		if err != nil || replica {
+			t.Errorf("got %v, %v", replica, err)
+		}
+	})
+	defer wg.Wait()
+	eventually(t, "the statement is executed", func() bool {
+		var n int
+		require.NoError(t, hasty.group.Replicas[0].DB.QueryRow(`SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'`).Scan(&n))
+		return n == 1
+	})
+	for _, statement := range []string{`ALTER TABLE n ADD COLUMN x int`, `ALTER TABLE n DROP COLUMN x`} {
+		_, err := c.group.Primary.Exec(statement)
+		require.NoError(t, err)
+	}
+	wg.Wait()
+	require.EqualValues(t, 1, db.Stats()[0].Replicas[0].Failures)
 }
 
 // A replica becomes the primary. What is known of positions is not confused by it.
