@@ -69,7 +69,8 @@ type Placement struct {
 	// part moves, or changes its state, so a shard that is told the epochs of its parts can
 	// refuse requests that were routed by an older one. 0 where there is no topology.
 	Epoch uint64
-	// Part is the part of the keys that it belongs to: unique within the shard.
+	// Part is the part of the keys that it belongs to: unique within the shard. Keys of a part are always on
+	// the same shard, and move together; but in a Directory, each key moves by itself.
 	Part PartID
 	// State says what may be done with the key.
 	State PartState
@@ -115,7 +116,8 @@ var (
 	ErrFenced = errors.New("the part is fenced")
 	// ErrCrossShard is returned of a transaction that is to include a key of another shard.
 	ErrCrossShard = errors.New("the key belongs to another shard")
-	// ErrStaleEpoch is returned of a topology that is older than the one that it is to replace.
+	// ErrStaleEpoch is returned of a topology that is older than the one that it is to replace, and of a
+	// transaction whose keys may have been elsewhere since it began.
 	ErrStaleEpoch = errors.New("stale epoch")
 	// ErrIncompatible is returned of a topology under which keys would have other parts than under the
 	// one that it is to replace.

@@ -399,7 +399,7 @@ func TestInTxMoves(t *testing.T) {
 		reads      error
 	}{
 		{"stays", serving, nil, nil, nil},
-		{"migrates", Placement{Shard: "a", Part: 9, Epoch: 6, State: Migrating}, nil, nil, nil},
+		{"migrates", Placement{Shard: "a", Part: 9, Epoch: 6, State: Migrating}, ErrStaleEpoch, nil, nil},
 		{"fenced", Placement{Shard: "a", Part: 9, Epoch: 7, State: Fenced}, ErrFenced, nil, nil},
 		{"moved", Placement{Shard: "b", Part: 9, Epoch: 8}, ErrCrossShard, nil, ErrCrossShard},
 		{"and back", Placement{Shard: "a", Part: 9, Epoch: 11}, ErrStaleEpoch, nil, nil},
@@ -677,4 +677,68 @@ func BenchmarkQueryRow(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestInTxSplit has a part that is split while there is a transaction with keys of both halves, of which one
+// moves: nothing is written to where a key is not any more.
+func TestInTxSplit(t *testing.T) {
+	db, cluster, router := newFakeDB(t, 0, SQLConfig{})
+	ctx := t.Context()
+	for _, key := range []int64{0, 4} {
+		router.place(key, Placement{Shard: "a", Part: 9, Epoch: 5})
+	}
+	err := db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
+		for _, key := range []int64{0, 4} {
+			_, err := tx.Exec(ctx, key, "put", key, 1)
+			require.NoError(t, err)
+		}
+		router.place(4, Placement{Shard: "b", Part: 10, Epoch: 7})
+		router.place(0, Placement{Shard: "a", Part: 9, Epoch: 8, State: Migrating})
+		return nil
+	})
+	require.ErrorIs(t, err, ErrStaleEpoch)
+	require.Zero(t, stored(t, cluster, "a", 0, 4))
+}
+
+// stored returns how many of the keys the primary of a shard has.
+func stored(t *testing.T, cluster *fakeCluster, id ID, keys ...int64) (n int) {
+	t.Helper()
+	for _, k := range keys {
+		var v int64
+		if err := cluster.groups[id].Primary.QueryRow("get", k).Scan(&v); err == nil {
+			n++
+		} else {
+			require.ErrorIs(t, err, sql.ErrNoRows)
+		}
+	}
+	return n
+}
+
+// A keyRouter is a router in which each key moves by itself, as in a Directory.
+type keyRouter struct{ Router[int64] }
+
+func (keyRouter) movesKeys() {}
+
+// TestInTxKeys has keys of a directory, whose placements have the same part, and other or the same epochs.
+func TestInTxKeys(t *testing.T) {
+	db, cluster, router := newFakeDB(t, 0, SQLConfig{})
+	db.router = keyRouter{db.router}
+	ctx := t.Context()
+	both := func(then func()) error {
+		return db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
+			for _, key := range []int64{0, 4} {
+				_, err := tx.Exec(ctx, key, "put", key, 1)
+				require.NoError(t, err)
+			}
+			then()
+			return nil
+		})
+	}
+	for _, epoch := range []uint64{1, 7} {
+		router.place(0, Placement{Shard: "a", Epoch: 1})
+		router.place(4, Placement{Shard: "a", Epoch: epoch})
+		require.NoError(t, both(func() {}))
+		require.ErrorIs(t, both(func() { router.place(4, Placement{Shard: "b", Epoch: 9}) }), ErrCrossShard)
+	}
+	require.Equal(t, 2, stored(t, cluster, "a", 0, 4))
 }

@@ -31,7 +31,7 @@ type Tx[K any] struct {
 	ended atomic.Bool
 
 	mu    sync.Mutex
-	parts map[PartID]checkedPart[K]
+	parts map[any]checkedPart[K] // by what moves as a whole; see unit
 }
 
 // A checkedPart is a part that a key of a Tx is in, with the first such key, by which it is found
@@ -39,6 +39,18 @@ type Tx[K any] struct {
 type checkedPart[K any] struct {
 	key   K
 	epoch uint64
+}
+
+// A keyMover is a router in which each key moves by itself, whatever part it is in.
+type keyMover interface{ movesKeys() }
+
+// unit returns what a key moves together with: its part, or if the router moves keys, the key alone; then a
+// Tx remembers all keys that it was used with.
+func (t *Tx[K]) unit(key K, p Placement) any {
+	if _, ok := t.db.router.(keyMover); ok {
+		return key
+	}
+	return p.Part
 }
 
 // InTx calls f with a transaction in the shard that has the key, and commits it if f returns nil. If f
@@ -49,8 +61,9 @@ type checkedPart[K any] struct {
 // With opts.ReadOnly it goes where the Consistency says, and otherwise to the primary; then all keys
 // that it is used with must be on parts that are not fenced. Before it is committed, it is looked at
 // those parts again: if one is fenced now, the error is ErrFenced; if it is on another shard,
-// ErrCrossShard; and if it was anywhere else in between, ErrStaleEpoch. In all three cases the
-// transaction is rolled back, and can be tried again. The part may still be fenced between that look
+// ErrCrossShard; and if it has another epoch, ErrStaleEpoch, as it may have been elsewhere in between (that
+// its migration has begun gives it one, too). In all three cases the transaction is rolled back, and
+// can be tried again. The part may still be fenced between that look
 // and the commit.
 //
 // If it was not the database that refused to commit, but its answer did not come, the error is
@@ -72,7 +85,8 @@ func (db *DB[K]) InTx(ctx context.Context, key K, opts *sql.TxOptions, f func(*T
 	if err != nil {
 		return err
 	}
-	t := &Tx[K]{db: db, ctx: ctx, shard: p.Shard, reads: reads, parts: map[PartID]checkedPart[K]{p.Part: {key, p.Epoch}}}
+	t := &Tx[K]{db: db, ctx: ctx, shard: p.Shard, reads: reads}
+	t.parts = map[any]checkedPart[K]{t.unit(key, p): {key, p.Epoch}}
 	done := func(error) {}
 	if reads {
 		done, err = g.read(ctx, g.hashOf(p), func(d *sql.DB) (err error) {
@@ -148,7 +162,8 @@ func (t *Tx[K]) check(ctx context.Context, key K) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	before, ok := t.parts[p.Part]
+	unit := t.unit(key, p)
+	before, ok := t.parts[unit]
 	if !ok {
 		before.epoch = p.Epoch
 	}
@@ -156,7 +171,7 @@ func (t *Tx[K]) check(ctx context.Context, key K) error {
 		return err
 	}
 	if !ok {
-		t.parts[p.Part] = checkedPart[K]{key, p.Epoch}
+		t.parts[unit] = checkedPart[K]{key, p.Epoch}
 	}
 	return nil
 }
@@ -178,9 +193,9 @@ func (t *Tx[K]) checkAgain(ctx context.Context) error {
 	return nil
 }
 
-// fits checks a placement of a part that had the epoch before. A part whose migration has begun
-// meanwhile is still where it was. One that serves under another epoch may have moved away and back,
-// without what this transaction has locked or seen.
+// fits checks a placement of a part that had the epoch before. Under another epoch it may have moved away
+// and back, without what this transaction has locked or seen, or have lost some of its keys to another
+// part.
 func (t *Tx[K]) fits(p Placement, before uint64) error {
 	switch {
 	case p.Shard != t.shard:
@@ -189,7 +204,7 @@ func (t *Tx[K]) fits(p Placement, before uint64) error {
 		return nil
 	case p.State == Fenced:
 		return fencedError(p)
-	case p.Epoch != before && p.State != Migrating:
+	case p.Epoch != before:
 		return fmt.Errorf("shard: part %d of %q had epoch %d, and now has %d: %w", p.Part, p.Shard, before, p.Epoch, ErrStaleEpoch)
 	}
 	return nil
