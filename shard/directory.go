@@ -128,8 +128,9 @@ func (c *DirectoryConfig[K]) validate() error {
 // # Writing
 //
 // A key whose data is somewhere, and whose row is nowhere, is lost. A row without data is harmless. So the
-// row comes before the data, and goes after it: Create and Remove keep to that order. They can be
-// stopped at any moment, and tried again.
+// row comes before the data, and goes after it: Create and Remove keep to that order, and find out if others
+// do something with the same key at the same time, in other processes too. They can be stopped at any
+// moment, and tried again.
 //
 // Rows are written by Insert, Update and Delete too. What any of these has written is what Route returns
 // from then on: no look-up that is under way brings back what was there before. Those of one key wait for
@@ -155,6 +156,9 @@ type Directory[K comparable] struct {
 	keys  keylock.Locks[K] // held by who writes a row
 	lives keylock.Locks[K] // held by who creates or removes a key, before keys
 	epoch atomic.Uint64    // the last that was given to a row
+
+	suspicion atomic.Int64 // 0, or until when the store, which hangs, is not to be asked; see suspect
+	answered  atomic.Int64 // when the store has answered last
 
 	counters struct {
 		misses, negative, stale, filtered, loads, batches, errors, lagging atomic.Uint64
@@ -212,6 +216,10 @@ func (d *Directory[K]) divide(n, procs, capacity, negatives int) {
 	}
 }
 
+// movesKeys tells a DB that each key is a part of its own, whatever Part its row has, so that the state and
+// the epoch of one key say nothing of another.
+func (d *Directory[K]) movesKeys() {}
+
 func (d *Directory[K]) hash(k K) uint64 {
 	return maphash.Comparable(d.hasher.Seed, k) & d.hasher.Mask
 }
@@ -255,13 +263,16 @@ func (d *Directory[K]) route(ctx context.Context, h uint64, k K) (Placement, err
 	if use == dirNothing {
 		return d.miss(ctx, h, k)
 	}
-	return p, use.err()
+	return p, d.without(use)
 }
 
-// err returns the error that goes with an answer from the cache.
-func (u dirUse) err() error {
-	if u == dirNegative {
+// without returns the error of an answer without the store.
+func (d *Directory[K]) without(use dirUse) error {
+	switch use {
+	case dirNegative:
 		return ErrNotFound
+	case dirHangs:
+		return d.tooLong()
 	}
 	return nil
 }
@@ -272,13 +283,14 @@ func (d *Directory[K]) miss(ctx context.Context, h uint64, k K) (Placement, erro
 		return Placement{}, err
 	}
 	call, p, use := d.begin(ctx, h, k, nil)
+	d.dispatch()
 	if call == nil {
 		d.count(use)
-		return p, use.err()
+		return p, d.without(use)
 	}
 	d.counters.misses.Add(1)
-	d.dispatch()
-	return d.wait(ctx, h, call)
+	p, _, err := d.wait(ctx, h, call, d.patience())
+	return p, err
 }
 
 // may returns an error if the store need not, or cannot, be asked for k.
@@ -296,18 +308,14 @@ func (d *Directory[K]) may(ctx context.Context, k K) error {
 }
 
 // RouteAll returns the placements of keys, as Route does, and asks the store for all that are not in the
-// cache in one call, or in as many as MaxBatch makes necessary. A key that has no row is missing in the
-// result. If there are keys of which it cannot be known, the result has the others, and the error is
-// a *KeysError. Complexity: O(len(keys)), beside the store.
+// cache in one call, or in as many as MaxBatch makes necessary, of which no more than Concurrency wait
+// or are under way at a time. A key that has no row is missing in the result. If there are keys of which
+// it cannot be known, the result has the others, and the error is a *KeysError. Once it has waited for
+// one key for twice LoadTimeout, it waits for no other. Complexity: O(len(keys)), beside the store.
 func (d *Directory[K]) RouteAll(ctx context.Context, keys []K) (map[K]Placement, error) {
-	type missing struct {
-		k    K
-		h    uint64
-		call *dirCall[K]
-	}
 	result := make(map[K]Placement, len(keys))
 	var seen map[K]struct{}
-	var all []missing
+	var all []dirMissing[K]
 	failed := &KeysError[K]{}
 	for _, k := range keys {
 		h := d.hash(k)
@@ -325,15 +333,48 @@ func (d *Directory[K]) RouteAll(ctx context.Context, keys []K) (map[K]Placement,
 			seen[k] = struct{}{}
 			switch err := d.may(ctx, k); err {
 			case nil:
-				all = append(all, missing{k: k, h: h})
+				all = append(all, dirMissing[K]{k: k, h: h})
 			case ErrNotFound:
 			default:
 				failed.add(k, err)
 			}
 		}
 	}
-	// No function of the user's is called from here on before the batches are on their way, so that nothing
-	// can keep them from it.
+	// A part at a time, or others would wait for all of it.
+	part := int(min(int64(len(all)), int64(d.concurrency)*int64(d.maxBatch)))
+	patience := d.patience()
+	for ; len(all) > 0 && patience > 0 && ctx.Err() == nil; all = all[part:] {
+		part = min(part, len(all))
+		patience = d.routePart(ctx, all[:part], patience, result, failed)
+	}
+	for _, m := range all {
+		if err := ctx.Err(); err != nil {
+			failed.add(m.k, err)
+		} else if p, ok := d.late(m.h, m.k); ok {
+			d.count(dirStale)
+			result[m.k] = p
+		} else {
+			failed.add(m.k, d.tooBusy())
+		}
+	}
+	if len(failed.Keys) > 0 {
+		return result, failed
+	}
+	return result, nil
+}
+
+// A dirMissing is a key of a RouteAll that is not in the cache.
+type dirMissing[K comparable] struct {
+	k    K
+	h    uint64
+	call *dirCall[K]
+}
+
+// routePart asks the store for all, and adds what it finds to result and failed. It returns 0 if it has waited
+// for as long as it may, so that no more is to be waited for.
+func (d *Directory[K]) routePart(ctx context.Context, all []dirMissing[K], patience time.Duration, result map[K]Placement, failed *KeysError[K]) time.Duration {
+	// No function of the user's is called before the batches are on their way, so that nothing can keep
+	// them from it.
 	var batches []*dirBatch[K]
 	for i := range all {
 		m := &all[i]
@@ -344,15 +385,19 @@ func (d *Directory[K]) RouteAll(ctx context.Context, keys []K) (map[K]Placement,
 			continue
 		}
 		d.count(use)
-		if use != dirNegative {
+		switch use {
+		case dirHangs:
+			failed.add(m.k, d.tooLong())
+		case dirFresh, dirStale:
 			result[m.k] = p
 		}
 	}
-	if len(batches) > 0 {
-		d.queue.mu.Lock()
-		d.queue.waiting = append(d.queue.waiting, batches...)
-		d.queue.mu.Unlock()
+	d.queue.mu.Lock()
+	d.queue.waiting = append(d.queue.waiting, batches...)
+	for _, b := range batches {
+		d.launch(b)
 	}
+	d.queue.mu.Unlock()
 	d.dispatch()
 	next := 0
 	defer func() { // if a load has panicked, the others are not waited for
@@ -368,7 +413,10 @@ func (d *Directory[K]) RouteAll(ctx context.Context, keys []K) (map[K]Placement,
 		if m.call == nil {
 			continue
 		}
-		p, err := d.wait(ctx, m.h, m.call)
+		p, long, err := d.wait(ctx, m.h, m.call, patience)
+		if long {
+			patience = 0
+		}
 		switch {
 		case err == nil:
 			result[m.k] = p
@@ -376,10 +424,7 @@ func (d *Directory[K]) RouteAll(ctx context.Context, keys []K) (map[K]Placement,
 			failed.add(m.k, err)
 		}
 	}
-	if len(failed.Keys) > 0 {
-		return result, failed
-	}
-	return result, nil
+	return patience
 }
 
 // A KeysError says which keys RouteAll could not look up.
@@ -403,18 +448,30 @@ func (e *KeysError[K]) Error() string {
 // Unwrap returns the errors.
 func (e *KeysError[K]) Unwrap() []error { return e.Errs }
 
-// nextEpoch returns an epoch that is greater than a given one, than any that it has returned before, and,
-// as far as clocks agree, than those that other processes have given to rows before: the time
-// in microseconds. So a key that was deleted and is inserted again has a greater epoch than before.
+// nextEpoch returns an epoch that is greater than a given one, which is not the greatest, than any that it
+// has returned before, and, as far as clocks agree, than those that other processes have given to
+// rows before: the time in microseconds. So a key that was deleted and is inserted again has a greater
+// epoch than before.
 func (d *Directory[K]) nextEpoch(after uint64) uint64 {
 	for {
 		last := d.epoch.Load()
-		next := max(last+1, uint64(max(0, time.Now().UnixMicro())))
-		if d.epoch.CompareAndSwap(last, next) {
-			return max(next, after+1)
+		next := max(last, after, uint64(max(0, time.Now().UnixMicro()-1))) + 1
+		if next > dirMaxEpoch || d.epoch.CompareAndSwap(last, next) {
+			return next
 		}
 	}
 }
+
+// passEpoch makes nextEpoch return greater ones than a given one from now on.
+func (d *Directory[K]) passEpoch(epoch uint64) {
+	for last := d.epoch.Load(); last < epoch && epoch < dirMaxEpoch; last = d.epoch.Load() {
+		d.epoch.CompareAndSwap(last, epoch)
+	}
+}
+
+// dirMaxEpoch is the greatest epoch that nextEpoch remembers. Greater ones are of somebody's own making, and
+// would use up those of all other keys.
+const dirMaxEpoch = 1 << 62
 
 // newRow returns p as it is to be written in place of a row of a given epoch.
 func (d *Directory[K]) newRow(k K, p Placement, after uint64) (Placement, error) {
@@ -523,6 +580,9 @@ func (d *Directory[K]) Delete(ctx context.Context, k K, epoch uint64) error {
 	h := d.hash(k)
 	return d.write(ctx, h, k, func(int64) error {
 		err := d.store.Delete(ctx, k, epoch)
+		if err == nil {
+			d.passEpoch(epoch)
+		}
 		if err == nil || errors.Is(err, ErrStaleEpoch) {
 			d.forget(h, k)
 		} else {
@@ -532,19 +592,25 @@ func (d *Directory[K]) Delete(ctx context.Context, k K, epoch uint64) error {
 	})
 }
 
-// Create inserts the row p for k, as Insert does, and then calls write with it, which is to write the
-// data of k there. It returns the row, and the error of either.
+// Create inserts the row p for k, as Insert does, calls write with it, which is to write the data of k there,
+// and gives the row a new epoch. It returns the row, and the error of any of these.
 //
 // If there is a row already, Create calls write with that one, whatever p says: an earlier Create may
-// have got that far, and may even have written the data. The row is given a new epoch before, so that
-// a Remove that has seen the old one cannot take it away. So write must be such that it can be done
-// again; if the data belongs to somebody else, it must say so, by its own unique key for example, for
-// which all who try are sent to the same place. A row that is Fenced is ErrFenced.
+// have got that far, and may even have written the data. The row is given a new epoch before, too, so
+// that who has found it without data, and old, does not delete it now. So write must be such that it can
+// be done again; if the data belongs to somebody else, it must say so, by its own unique key for
+// example, for which all who try are sent to the same place. A row that is Fenced, because the key is
+// being moved or removed, is ErrFenced.
+//
+// If somebody else has changed or deleted the row while write was under way, in another process, what
+// it has written may be gone, or may be where nobody looks for it: then Create inserts the row again, or
+// takes the one that is there, and calls write again. After ten times, the error is ErrStaleEpoch.
 //
 // If write fails, or the process ends, the row stays: nobody can tell whether the data was written, and a
 // row without data is harmless. To try again is to call Create again; to give up is to call Remove.
 // Who removes rows that have no data by and by must leave alone those that are younger, by their
-// epochs, than the longest that a Create takes.
+// epochs, than the longest that a Create takes. Only if another process removes or moves the key meanwhile,
+// and then Create is not called again, or comes to another shard, can there be data that no row leads to.
 //
 // Create and Remove of one key, in one process, wait for each other, so write must call neither for k.
 func (d *Directory[K]) Create(ctx context.Context, k K, p Placement, write func(context.Context, Placement) error) (Placement, error) {
@@ -555,43 +621,80 @@ func (d *Directory[K]) Create(ctx context.Context, k K, p Placement, write func(
 		return Placement{}, err
 	}
 	defer d.lives.Unlock(k)
-	row, err := d.claim(ctx, k, p)
+	young, wrote := false, false
+	for range dirTries {
+		row, err := d.Insert(ctx, k, p)
+		there := errors.Is(err, ErrExists) && row.Shard != ""
+		switch {
+		case err != nil && !there:
+			return row, err
+		case row.State == Fenced && !wrote:
+			return row, ErrFenced
+		case there && (row.State == Fenced || !young):
+			// A Remove that has fenced the row may have erased before write wrote. With a new epoch the row
+			// stays, and leads to what is there, for the next Remove.
+			row, err = d.renew(ctx, k, row)
+			switch {
+			case overtaken(err):
+				continue
+			case err != nil:
+				return row, err
+			case row.State == Fenced:
+				return row, ErrFenced
+			}
+		}
+		// From here on the row has an epoch of this call's time. It is not given another if the loop comes back to
+		// it, or two who create the same key could keep each other from coming to an end.
+		young, wrote = true, true
+		if err := write(ctx, row); err != nil {
+			return row, err
+		}
+		renewed, err := d.renew(ctx, k, row)
+		switch {
+		case err == nil:
+			return renewed, nil
+		case !overtaken(err):
+			return row, err
+		}
+		p.Shard, p.Part, p.Epoch = row.Shard, row.Part, 0 // where there is something
+	}
+	return Placement{}, fmt.Errorf("shard: others have changed the row of %v %d times while it was created: %w", k, dirTries, ErrStaleEpoch)
+}
+
+// dirTries is how often something is tried while others are quicker.
+const dirTries = 10
+
+// renew gives the row of k, which somebody has seen, a new epoch, and its state. Who has seen it before can
+// neither change nor delete it any more.
+func (d *Directory[K]) renew(ctx context.Context, k K, row Placement) (Placement, error) {
+	next := row
+	next.Epoch = 0
+	next, err := d.Update(ctx, k, row.Epoch, next)
 	if err != nil {
 		return row, err
 	}
-	return row, write(ctx, row)
+	return next, nil
 }
 
-// claim inserts the row p for k, or gives a new epoch to the one that is there.
-func (d *Directory[K]) claim(ctx context.Context, k K, p Placement) (row Placement, err error) {
-	for range dirClaims {
-		row, err = d.Insert(ctx, k, p)
-		switch {
-		case !errors.Is(err, ErrExists) || row.Shard == "":
-			return row, err
-		case row.State == Fenced:
-			return row, ErrFenced
-		}
-		again := row
-		again.Epoch = 0
-		row, err = d.Update(ctx, k, row.Epoch, again)
-		if !errors.Is(err, ErrStaleEpoch) && !errors.Is(err, ErrNotFound) {
-			break
-		}
-		// Somebody has changed or deleted it in between.
-	}
-	return row, err
-}
+// overtaken reports whether an error of Update says that somebody else has changed or deleted the row.
+func overtaken(err error) bool { return errors.Is(err, ErrStaleEpoch) || errors.Is(err, ErrNotFound) }
 
-// dirClaims is how often Create tries while others are quicker.
-const dirClaims = 10
-
-// Remove calls erase with the row of k, which is to delete the data of k there, and then deletes the row.
-// It returns ErrNotFound if k has no row. A row that is Fenced is ErrFenced.
+// Remove makes the row of k Fenced, calls erase with it, which is to delete the data of k there, and then
+// deletes the row. It returns ErrNotFound, and erases nothing, if k has no row. While the row is Fenced, a
+// Create returns ErrFenced, and so does a DB, when it is to write; erase must go to the shard that it is
+// given by itself, such as by DB.Shard. Other processes that have the row in their caches write by it for
+// TTL, unless they are told: if somebody may, erase must wait for that.
 //
-// If erase fails, or the process ends, the row stays, and so Remove can be tried again; erase must be such
-// that it can be done again. If the row has changed meanwhile, because the key has been moved or created
-// again, it stays, and the error wraps ErrStaleEpoch: try again, if the key is still to go.
+// If erase fails, or the process ends, the row stays Fenced, and Remove must be called again, in whatever
+// process; erase must be such that it can be done again. So Remove takes rows that are Fenced, also if a
+// mover has made them so: then his next Update is ErrStaleEpoch, and he must delete what he has
+// copied. If somebody changes the row before it is deleted, it stays, and the error wraps
+// ErrStaleEpoch: call Remove again, if the key is still to go.
+//
+// What cannot be seen from here is an erase that has been taken for dead, and goes on: when another
+// process has called Remove again, and then Create, it would erase new data. Where that can be, write
+// the epoch that Create gives to write beside the data, and erase only what has a lower one than the row
+// that erase is given.
 func (d *Directory[K]) Remove(ctx context.Context, k K, erase func(context.Context, Placement) error) error {
 	if k != k {
 		return errDirKey
@@ -604,8 +707,9 @@ func (d *Directory[K]) Remove(ctx context.Context, k K, erase func(context.Conte
 	if err != nil {
 		return err
 	}
-	if row.State == Fenced {
-		return ErrFenced
+	row.State = Fenced
+	if row, err = d.renew(ctx, k, row); err != nil {
+		return err
 	}
 	if err := erase(ctx, row); err != nil {
 		return err
@@ -617,7 +721,10 @@ func (d *Directory[K]) Remove(ctx context.Context, k K, erase func(context.Conte
 // which may lag behind, does not know it yet.
 func (d *Directory[K]) current(ctx context.Context, k K) (Placement, error) {
 	cached, ok := d.cached(d.hash(k), k)
-	rows, err := d.store.Lookup(ctx, []K{k})
+	asking, cancel := context.WithTimeoutCause(ctx, d.loadTimeout, d.tooLong())
+	defer cancel()
+	d.counters.loads.Add(1)
+	rows, err := d.lookup(asking, []K{k})
 	row, found := rows[k]
 	switch {
 	case !found && err != nil && !errors.Is(err, ErrNotFound):

@@ -104,7 +104,7 @@ func (m *dirModel) answer(k int, asked bool) (Placement, error) {
 	case row.Shard == "":
 		m.known[k] = dirKnown{deadline: m.now + m.negativeTTL}
 		return Placement{}, ErrNotFound
-	case m.servable(is, ok) && is.row.Epoch > row.Epoch:
+	case m.servable(is, ok) && is.row.Epoch > row.Epoch && m.now < is.deadline+min(m.ttl, m.staleFor):
 		return rescue()
 	}
 	m.know(k, row)

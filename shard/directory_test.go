@@ -601,31 +601,149 @@ func TestDirectoryHangsLonger(t *testing.T) {
 			return err
 		}
 		require.Equal(t, context.DeadlineExceeded, short())
-		for range 9 {
-			require.NoError(t, short())
+		start := time.Now()
+		for time.Since(start) < time.Minute {
+			require.NoError(t, short(), "after %v", time.Since(start))
 			time.Sleep(100 * time.Millisecond)
 		}
-		time.Sleep(100 * time.Millisecond)
-		require.Equal(t, context.DeadlineExceeded, short(), "it tries again")
+		require.Equal(t, 12, store.asked(), "at first, and once every six seconds")
+		store.hook(nil)
+		time.Sleep(10 * time.Second)
 		require.NoError(t, short())
-		// To go away says nothing of the store.
-		d.Invalidate("a")
-		store.hook(nil)
-		_, err = d.Route(t.Context(), "a")
-		require.NoError(t, err)
-		store.hook(func(ctx context.Context, op string, keys ...string) error { <-ctx.Done(); return ctx.Err() })
-		time.Sleep(time.Minute)
-		ctx, cancel := context.WithCancel(t.Context())
-		go func() { _, _ = d.Route(ctx, "a") }()
 		synctest.Wait()
-		cancel()
-		synctest.Wait()
-		store.hook(nil)
-		store.asked()
-		_, err = d.Route(t.Context(), "a")
-		require.NoError(t, err)
+		require.NoError(t, short())
 		require.Equal(t, 1, store.asked())
-		require.Zero(t, d.Stats().Errors, "every load was given up because nobody waited")
+		d.idle(t)
+	})
+}
+
+// Callers who have less time than the store takes are given an old row, but the store is asked all the
+// same, and the next caller is given what it has answered.
+func TestDirectoryImpatient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newDirTable(map[string]Placement{"a": {Shard: "s1", Epoch: 1}})
+		d := newDirectory(t, store, DirectoryConfig[string]{TTL: time.Minute})
+		_, err := d.Route(t.Context(), "a")
+		require.NoError(t, err)
+		store.set("a", Placement{Shard: "s2", Epoch: 2})
+		store.hook(func(ctx context.Context, op string, keys ...string) error {
+			select {
+			case <-time.After(20 * time.Millisecond):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		time.Sleep(time.Minute)
+		store.asked()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		_, err = d.Route(ctx, "a")
+		require.Equal(t, context.DeadlineExceeded, err)
+		time.Sleep(20 * time.Millisecond)
+		p, err := d.Route(t.Context(), "a")
+		require.NoError(t, err)
+		require.Equal(t, ID("s2"), p.Shard)
+		require.Equal(t, 1, store.asked())
+		// Where there is no row it is not asked for nobody.
+		ctx, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		_, err = d.Route(ctx, "b")
+		require.Equal(t, context.DeadlineExceeded, err)
+		synctest.Wait()
+		require.Zero(t, d.Stats().Errors)
+		d.idle(t)
+	})
+}
+
+// When the store hangs, that is found out once, and not for each key.
+func TestDirectoryHangsForAll(t *testing.T) {
+	for _, deaf := range []bool{false, true} {
+		t.Run(fmt.Sprintf("deaf=%v", deaf), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const keys = 1000
+				store := newDirTable[int](nil)
+				all := make([]int, keys)
+				for k := range keys {
+					all[k] = k
+					store.set(k, Placement{Shard: "a"})
+				}
+				d := newDirectory(t, store, DirectoryConfig[int]{Capacity: 10 * keys, TTL: time.Minute, LoadTimeout: 5 * time.Second, RetryAfter: time.Second})
+				_, err := d.RouteAll(t.Context(), all)
+				require.NoError(t, err)
+				wake := make(chan bool)
+				store.hook(func(ctx context.Context, op string, keys ...int) error {
+					if deaf {
+						<-wake
+						return nil
+					}
+					<-ctx.Done()
+					return ctx.Err()
+				})
+				time.Sleep(time.Minute)
+				go func() { _, _ = d.Route(t.Context(), 0) }()
+				time.Sleep(5 * time.Second)
+				synctest.Wait()
+				store.asked()
+				start := time.Now()
+				for i := range 10_000 {
+					p, err := d.Route(t.Context(), i%keys)
+					require.NoError(t, err)
+					require.Equal(t, ID("a"), p.Shard)
+					_, err = d.Route(t.Context(), keys+i)
+					require.EqualError(t, err, "shard: the store of the directory has not answered for 5s: context deadline exceeded")
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+					require.Equal(t, time.Duration(i)*3*time.Millisecond, time.Since(start), "nobody waits")
+					time.Sleep(3 * time.Millisecond)
+				}
+				found, err := d.RouteAll(t.Context(), append(all, -1, -2))
+				var failed *KeysError[int]
+				require.ErrorAs(t, err, &failed)
+				require.Equal(t, []int{-1, -2}, failed.Keys)
+				require.Len(t, found, keys)
+				require.Equal(t, 30*time.Second, time.Since(start))
+				if deaf {
+					require.Equal(t, 3, store.asked(), "there are places for so many")
+				} else {
+					require.Equal(t, 5, store.asked(), "it is tried each time that RetryAfter and LoadTimeout are over")
+				}
+				// Who tries it need not have a row; then he waits.
+				time.Sleep(time.Minute)
+				close(wake)
+				store.hook(nil)
+				synctest.Wait()
+				if !deaf {
+					_, err = d.Route(t.Context(), -3)
+					require.Equal(t, ErrNotFound, err)
+				}
+				_, err = d.Route(t.Context(), -4)
+				require.Equal(t, ErrNotFound, err)
+				d.idle(t)
+			})
+		})
+	}
+}
+
+// One call that takes too long does not make a store suspect that answers others.
+func TestDirectoryHangsForOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newDirTable[int](nil)
+		store.before = func(ctx context.Context, op string, keys ...int) error {
+			if keys[0] == 0 {
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		}
+		d := newDirectory(t, store, DirectoryConfig[int]{})
+		go func() { _, _ = d.Route(t.Context(), 0) }()
+		time.Sleep(time.Second)
+		_, err := d.Route(t.Context(), 1)
+		require.Equal(t, ErrNotFound, err)
+		time.Sleep(4 * time.Second)
+		synctest.Wait()
+		_, err = d.Route(t.Context(), 2)
+		require.Equal(t, ErrNotFound, err)
+		require.EqualValues(t, 1, d.Stats().Errors)
 		d.idle(t)
 	})
 }
@@ -640,18 +758,118 @@ func TestDirectoryDeaf(t *testing.T) {
 		start := time.Now()
 		_, err := d.Route(t.Context(), 1)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		_, err = d.Route(t.Context(), 2)
+		_, err = d.RouteAll(t.Context(), []int{2})
+		require.EqualError(t, err, "shard: cannot look up 2: shard: other keys before, or the store of the directory, have taken 2s: context deadline exceeded")
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, 4*time.Second, time.Since(start))
 		close(wake)
 		synctest.Wait()
-		require.Equal(t, 1, store.asked(), "nobody waits for 2 any more")
+		require.Equal(t, 2, store.asked(), "2 was to try it again")
 		d.idle(t)
 		for k := 1; k < 3; k++ {
 			_, err = d.Route(t.Context(), k)
 			require.NoError(t, err)
 		}
 	})
+}
+
+// Keys for which nobody waits any more do not wait either.
+func TestDirectoryDeafMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newDirTable[int](nil)
+		wake := make(chan bool)
+		store.before = func(ctx context.Context, op string, keys ...int) error { <-wake; return nil }
+		d := newDirectory(t, store, DirectoryConfig[int]{MaxBatch: 10})
+		for round := range 20 {
+			var wg sync.WaitGroup
+			for i := range 100 {
+				wg.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					_, _ = d.Route(ctx, round*100+i)
+				})
+			}
+			wg.Wait()
+			synctest.Wait()
+			n := 0
+			for _, b := range d.queue.waiting {
+				n += len(b.calls)
+			}
+			require.Less(t, n, 10, "only a batch that is open may stay")
+		}
+		close(wake)
+		synctest.Wait()
+		require.LessOrEqual(t, d.Stats().Loads, uint64(20))
+		d.idle(t)
+	})
+}
+
+// A RouteAll of many keys lets others have their turn.
+func TestDirectoryRouteAllLetsOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newDirTable[int](nil)
+		store.before = func(ctx context.Context, op string, keys ...int) error { time.Sleep(20 * time.Millisecond); return nil }
+		d := newDirectory(t, store, DirectoryConfig[int]{MaxBatch: 10, Concurrency: 4})
+		keys := make([]int, 40_000)
+		for i := range keys {
+			keys[i] = i
+		}
+		start := time.Now()
+		done := make(chan error)
+		go func() { _, err := d.RouteAll(t.Context(), keys); done <- err }()
+		for range 100 {
+			synctest.Wait()
+			at := time.Now()
+			_, err := d.Route(t.Context(), -1)
+			require.Equal(t, ErrNotFound, err)
+			require.LessOrEqual(t, time.Since(at), 60*time.Millisecond)
+			d.Invalidate(-1)
+		}
+		found, err := d.RouteAll(t.Context(), keys[:400])
+		require.NoError(t, err)
+		require.Empty(t, found)
+		require.NoError(t, <-done)
+		require.Less(t, time.Since(start), 2*d.patience()+5*time.Second)
+		d.idle(t)
+	})
+}
+
+// However many keys, it is waited for a store that hangs once.
+func TestDirectoryRouteAllHangs(t *testing.T) {
+	for _, deaf := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			store := newDirTable(map[int]Placement{9_999: {Shard: "a"}})
+			d := newDirectory(t, store, DirectoryConfig[int]{})
+			_, err := d.Route(t.Context(), 9_999)
+			require.NoError(t, err)
+			wake := make(chan bool)
+			store.hook(func(ctx context.Context, op string, keys ...int) error {
+				if deaf {
+					<-wake
+					return nil
+				}
+				<-ctx.Done()
+				return ctx.Err()
+			})
+			time.Sleep(time.Minute)
+			keys := make([]int, 10_000)
+			for i := range keys {
+				keys[i] = i
+			}
+			start := time.Now()
+			found, err := d.RouteAll(t.Context(), keys)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.Equal(t, map[int]Placement{9_999: {Shard: "a"}}, found)
+			if deaf {
+				require.Equal(t, 10*time.Second, time.Since(start))
+			} else {
+				require.Equal(t, 5*time.Second, time.Since(start))
+			}
+			close(wake)
+			synctest.Wait()
+			d.idle(t)
+		})
+	}
 }
 
 func TestDirectoryContexts(t *testing.T) {
@@ -805,6 +1023,36 @@ func TestDirectoryPoison(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// Nor do some that are next to each other, or far from each other.
+func TestDirectoryPoisonMore(t *testing.T) {
+	for _, bad := range [][]int{{0, 1}, {10, 11}, {126, 127}, {0, 2}, {0, 64}, {0, 1, 2, 3}, {0, 16, 32, 48, 64, 80, 96}, {16, 17, 18, 112}} {
+		t.Run(fmt.Sprint(bad), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newDirTable[int](nil)
+				keys := make([]int, 128)
+				for k := range keys {
+					keys[k] = k
+					store.set(k, Placement{Shard: "a", Epoch: 1})
+				}
+				store.before = func(ctx context.Context, op string, keys ...int) error {
+					if slices.ContainsFunc(keys, func(k int) bool { return slices.Contains(bad, k) }) {
+						return errDown
+					}
+					return nil
+				}
+				d := newDirectory(t, store, DirectoryConfig[int]{})
+				found, err := d.RouteAll(t.Context(), keys)
+				var failed *KeysError[int]
+				require.ErrorAs(t, err, &failed)
+				require.Equal(t, bad, failed.Keys)
+				require.Len(t, found, 128-len(bad))
+				require.LessOrEqual(t, store.asked(), 1+len(bad)*2*7+8)
+				d.idle(t)
+			})
+		})
 	}
 }
 
@@ -1034,8 +1282,10 @@ func TestDirectoryPanicsOfOthers(t *testing.T) {
 		})
 		nothing := func(context.Context, Placement) error { return nil }
 		_, err = d.Create(ctx, 5, row, nothing)
-		require.NoError(t, err)
+		require.ErrorIs(t, err, ErrFenced, "it is being removed")
 		require.NoError(t, d.Remove(ctx, 5, nothing))
+		_, err = d.Create(ctx, 5, row, nothing)
+		require.NoError(t, err)
 		d.idle(t)
 	})
 }
@@ -1105,11 +1355,11 @@ func TestDirectoryLagging(t *testing.T) {
 		route(now)
 		require.Equal(t, 1, store.asked())
 
-		// After StaleFor it is believed: the key may be another one by the same name.
+		// After as long again it is believed: the key may be another one by the same name.
 		store.set("a", old)
-		time.Sleep(11*time.Minute - 1)
+		time.Sleep(2*time.Minute - 1)
 		route(now)
-		time.Sleep(time.Nanosecond)
+		time.Sleep(time.Second)
 		route(old)
 		require.EqualValues(t, 3, d.Stats().Lagging)
 
@@ -1692,7 +1942,7 @@ func TestDirectoryKilled(t *testing.T) {
 				}
 			}
 		}
-		require.Equal(t, 2*6, steps, "insert, write; lookup, erase, delete; and none")
+		require.Equal(t, 2*8, steps, "insert, write, update; lookup, update, erase, delete; and none")
 	})
 }
 
@@ -1722,7 +1972,6 @@ func TestDirectoryCreate(t *testing.T) {
 		require.NoError(t, err)
 		_, err = d.Create(ctx, "a", Placement{Shard: "s2"}, nil)
 		require.ErrorIs(t, err, ErrFenced)
-		require.ErrorIs(t, d.Remove(ctx, "a", nil), ErrFenced)
 		_, err = d.Update(ctx, "a", fenced.Epoch, Placement{Shard: "s2"})
 		require.NoError(t, err)
 
@@ -1734,8 +1983,8 @@ func TestDirectoryCreate(t *testing.T) {
 		})
 		require.ErrorIs(t, err, ErrStaleEpoch)
 		require.Equal(t, errDown, d.Remove(ctx, "a", func(context.Context, Placement) error { return errDown }))
-		_, ok := store.row("a")
-		require.True(t, ok)
+		row, _ := store.row("a")
+		require.Equal(t, Fenced, row.State, "it is to be tried again")
 		require.NoError(t, d.Remove(ctx, "a", func(_ context.Context, p Placement) error {
 			require.Equal(t, ID("s3"), p.Shard)
 			return nil
@@ -1750,7 +1999,7 @@ func TestDirectoryCreate(t *testing.T) {
 		// Remove knows what this process has created, even if the store reads from a copy that does not.
 		_, err = d.Create(ctx, "b", Placement{Shard: "s1"}, nothing)
 		require.NoError(t, err)
-		row, _ := store.row("b")
+		row, _ = store.row("b")
 		store.after = func(ctx context.Context, op string, keys ...string) error {
 			if op == "lookup" {
 				return ErrNotFound
@@ -1758,7 +2007,9 @@ func TestDirectoryCreate(t *testing.T) {
 			return nil
 		}
 		require.NoError(t, d.Remove(ctx, "b", func(_ context.Context, p Placement) error {
-			require.Equal(t, row, p)
+			require.Equal(t, row.Shard, p.Shard)
+			require.Equal(t, Fenced, p.State)
+			require.Greater(t, p.Epoch, row.Epoch)
 			return nil
 		}))
 		require.Empty(t, store.rows)
@@ -1775,7 +2026,7 @@ func TestDirectoryCreate(t *testing.T) {
 		}
 		store.set("b", old)
 		require.NoError(t, d.Remove(ctx, "b", func(_ context.Context, p Placement) error {
-			require.Equal(t, row, p)
+			require.Equal(t, row.Shard, p.Shard)
 			return nil
 		}))
 		store.after = nil

@@ -174,6 +174,7 @@ const (
 	dirFresh                  // it is the answer
 	dirNegative               // it is the answer that the key does not exist
 	dirStale                  // it is the answer because the store has failed a moment ago
+	dirHangs                  // the store is not to be asked, because it hangs
 )
 
 // judge says what an item is good for now.
@@ -183,7 +184,7 @@ func (d *Directory[K]) judge(it *dirItem) dirUse {
 		return dirNegative
 	case d.ahead(it.deadline):
 		return dirFresh
-	case d.ahead(it.hold) && d.servable(it):
+	case (d.ahead(it.hold) || d.suspected()) && d.servable(it):
 		return dirStale
 	}
 	return dirNothing
