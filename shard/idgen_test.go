@@ -1165,13 +1165,17 @@ func TestIDFileMark(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, entries, 1, "no other file is left")
 
-	for _, bad := range []string{"", "\n", "x", "-1", "9223372036854775808", "1 2", strings.Repeat("1", 1<<20)} {
+	for _, bad := range []string{"", "\n", "x\n", "-1\n", "9223372036854775808\n", "1 2\n", "1\n2\n", "252719", "7\n ", strings.Repeat("1", 1<<20)} {
 		require.NoError(t, os.WriteFile(path, []byte(bad), 0o644))
 		_, err := FileMark(path).LoadMark(ctx)
-		require.ErrorContains(t, err, path+" must have a number of at least 0, got ")
+		require.ErrorContains(t, err, path+" must have a number of at least 0 and the end of a line, got ")
 		require.Less(t, len(err.Error()), len(path)+200)
 		require.Error(t, FileMark(path).SaveMark(ctx, 1))
 	}
+	require.NoError(t, os.WriteFile(path, []byte(" 12\r\n"), 0o644)) // by an editor
+	mark, err = FileMark(path).LoadMark(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 12, mark)
 
 	// Somebody else has written.
 	require.NoError(t, os.WriteFile(path, []byte("100\n"), 0o644))
@@ -1191,23 +1195,46 @@ func TestIDFileMark(t *testing.T) {
 	require.Error(t, FileMark(filepath.Join(dir, "none", "mark")).SaveMark(ctx, 1))
 	require.Error(t, FileMark(filepath.Join(path, "mark")).SaveMark(ctx, 1))
 	_, err = FileMark(dir).LoadMark(ctx)
-	require.Error(t, err)
-	require.NoError(t, os.Mkdir(path+".tmp", 0o755))
+	require.ErrorContains(t, err, dir+" must be a regular file, got d")
+	require.Error(t, FileMark(dir).SaveMark(ctx, 1))
+	require.Error(t, FileMark("").SaveMark(ctx, 1))
+	require.NoError(t, os.Rename(path, path+"2"))
+	require.NoError(t, os.Mkdir(path, 0o755))
 	require.Error(t, a.SaveMark(ctx, 500))
-	require.NoError(t, os.Remove(path+".tmp"))
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.Rename(path+"2", path))
 	require.NoError(t, a.SaveMark(ctx, 500), "after an error it goes on")
-	require.NoError(t, os.Mkdir(path+".tmp", 0o755))
-	require.Error(t, a.SaveMark(ctx, 510))
-	require.NoError(t, os.Remove(path+".tmp"))
-	require.NoError(t, os.WriteFile(path, []byte("510\n"), 0o644)) // it was written, though there was an error
-	require.NoError(t, a.SaveMark(ctx, 520))
-	if _, err := os.Stat("/dev/full"); err == nil { // a disk that is full
-		require.NoError(t, os.Symlink("/dev/full", path+".tmp"))
-		require.ErrorContains(t, a.SaveMark(ctx, 600), "no space left")
-		mark, err := FileMark(path).LoadMark(ctx)
-		require.NoError(t, err)
-		require.EqualValues(t, 520, mark)
+}
+
+// A mark that is a link, as into a volume, stays one, and what it leads to is written.
+func TestIDFileMarkLink(t *testing.T) {
+	ctx := t.Context()
+	dir, volume := t.TempDir(), t.TempDir()
+	file, link := filepath.Join(volume, "mark"), filepath.Join(dir, "link")
+	if err := os.Symlink(filepath.Join(dir, "second"), link); err != nil {
+		return // a system without links, or that lets only some make them
 	}
+	require.NoError(t, os.Symlink(file, filepath.Join(dir, "second")))
+	for range 2 { // the volume is not there
+		_, err := FileMark(link).LoadMark(ctx)
+		require.ErrorContains(t, err, link+" is a link that leads nowhere: ")
+		require.Error(t, FileMark(link).SaveMark(ctx, 5))
+	}
+	require.NoError(t, os.WriteFile(file, []byte("17\n"), 0o644))
+	m := FileMark(link)
+	mark, err := m.LoadMark(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 17, mark)
+	require.NoError(t, m.SaveMark(ctx, 1000))
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, "1000\n", string(text))
+	info, err := os.Lstat(link)
+	require.NoError(t, err)
+	require.NotZero(t, info.Mode()&os.ModeSymlink)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 2)
 }
 
 // TestIDKill kills a process that issues IDs, and goes on with a clock that is an hour behind.

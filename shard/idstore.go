@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -178,76 +179,126 @@ func (g *IDGen) mark(units int64) int64 {
 	return int64(min(uint64(units)<<(g.shardBits+g.seqBits), math.MaxInt64))
 }
 
-// FileMark returns a MarkStore that keeps a mark in the file of the given path, as a decimal number. The
-// directory must exist; the file need not. The mark is written to a file beside, with ".tmp" added to the
-// path, which then takes its place, so that there is always a whole one. If somebody else has written to
-// it since, which means that two processes have the same number, SaveMark returns an error. It does not
-// look at contexts. It is safe for concurrent use by multiple goroutines.
+// FileMark returns a MarkStore that keeps a mark in the file of the given path, as a decimal number and the
+// end of a line. The directory must exist; the file need not. What is there must be a regular file, or a
+// link to one, which is followed. It is safe for concurrent use by multiple goroutines.
 //
-// A container whose file system does not outlast it needs a volume, or a MarkStore that is in a database.
+// The mark is written to a file beside, whose name ends with ".tmp", which then takes its place, so that
+// there is always a whole one. A process that is killed at that moment leaves it there. If somebody else
+// has written to the mark since, which means that two generators have the same number, SaveMark returns
+// an error. So that no two read the mark at once before they write it, SaveMark locks the directory by
+// flock, and waits for others as long as the context lets it. That is noticed between processes of one
+// machine; where there is no flock, as on Windows, two that save at the same moment are noticed only when
+// one of them saves again, MarkAhead/2 later, and have issued the same IDs until then.
+//
+// A container whose file system does not outlast it needs a volume, which has the directory and not only
+// the file, or a MarkStore that is in a database.
 func FileMark(path string) MarkStore { return &fileMark{path: path} }
 
 type fileMark struct {
 	path string
 
-	mu          sync.Mutex // held while the file is read and written; each generator needs its own
-	known       bool
-	last, tried int64 // what is in the file, if nobody else writes to it
+	mu    sync.Mutex // held while the file is read and written; each generator needs its own
+	known bool
+	last  int64 // what is in the file, if nobody else writes to it
 }
 
 func (f *fileMark) LoadMark(context.Context) (int64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	mark, err := f.readLocked()
+	path, err := f.resolve()
 	if err != nil {
 		return 0, err
 	}
-	f.known, f.last, f.tried = true, mark, mark
+	mark, err := readMark(path)
+	if err != nil {
+		return 0, err
+	}
+	f.known, f.last = true, mark
 	return mark, nil
 }
 
-// readLocked returns what is in the file, or 0 if there is none.
-func (f *fileMark) readLocked() (int64, error) {
-	text, err := os.ReadFile(f.path)
+// resolve returns the path of the file itself. If it was a link that is replaced, the mark would not be
+// where the link says, which may be the only place that outlasts the process.
+func (f *fileMark) resolve() (string, error) {
+	path := f.path
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		// That there is nothing at its end is an error: the volume may not be there yet.
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			info, err = os.Lstat(path)
+		}
+		if err != nil {
+			return "", fmt.Errorf("%s is a link that leads nowhere: %w", f.path, err)
+		}
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return path, nil
+	case err != nil:
+		return "", err
+	case !info.Mode().IsRegular():
+		return "", fmt.Errorf("%s must be a regular file, got %v", f.path, info.Mode())
+	}
+	return path, nil
+}
+
+// readMark returns what is in a file, or 0 if there is none.
+func readMark(path string) (int64, error) {
+	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	mark, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-	if err != nil || mark < 0 {
-		return 0, fmt.Errorf("%s must have a number of at least 0, got %.40q", f.path, text)
+	// Without the end of the line, digits may be missing, and it would be too low.
+	line, whole := strings.CutSuffix(string(text), "\n")
+	mark, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+	if err != nil || mark < 0 || !whole {
+		return 0, fmt.Errorf("%s must have a number of at least 0 and the end of a line, got %.40q", path, text)
 	}
 	return mark, nil
 }
 
-func (f *fileMark) SaveMark(_ context.Context, mark int64) error {
+func (f *fileMark) SaveMark(ctx context.Context, mark int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old, err := f.readLocked()
+	path, err := f.resolve()
 	if err != nil {
 		return err
 	}
-	// 0: it was deleted. tried: it was written after all, though there was an error.
-	if f.known && old != f.last && old != f.tried && old != 0 {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close() // and unlock it
+	if err := lockDir(ctx, dir); err != nil {
+		return err
+	}
+	old, err := readMark(path)
+	if err != nil {
+		return err
+	}
+	if f.known && old != f.last && old != 0 { // 0: it was deleted
 		return fmt.Errorf("%s has %d, not %d: another generator with the same number of a shard writes to it", f.path, old, f.last)
 	}
 	if mark < old {
 		return fmt.Errorf("%s has %d, and must not be set back to %d", f.path, old, mark)
 	}
-	f.known, f.last, f.tried = true, old, mark
-	if err := f.write(mark); err != nil {
+	f.known, f.last = true, old
+	if err := replaceMark(path, mark); err != nil {
 		return err
 	}
-	f.last = mark
-	return nil
+	f.last = mark // it is there, though it may not outlast a crash if what follows fails
+	return syncDir(dir)
 }
 
-// write replaces the file.
-func (f *fileMark) write(mark int64) (err error) {
-	name := f.path + ".tmp"
-	tmp, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+// replaceMark replaces a file. If that fails, it leaves it as it was.
+func replaceMark(path string, mark int64) error {
+	// Not os.CreateTemp, after which nobody else could read the mark.
+	name := path + "." + strconv.FormatUint(rand.Uint64(), 36) + ".tmp"
+	tmp, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
@@ -259,26 +310,18 @@ func (f *fileMark) write(mark int64) (err error) {
 		err = e
 	}
 	if err == nil {
-		err = os.Rename(name, f.path)
+		err = os.Rename(name, path)
 	}
 	if err != nil {
-		return err
+		_ = os.Remove(name)
 	}
-	return syncDir(filepath.Dir(f.path))
+	return err
 }
 
 // syncDir makes sure that what was renamed in a directory stays so. Windows has no such thing.
-func syncDir(path string) error {
+func syncDir(dir *os.File) error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if e := d.Close(); err == nil {
-		err = e
-	}
-	return err
+	return dir.Sync()
 }
