@@ -42,12 +42,17 @@ type IDConfig struct {
 	// until the clock is as late as it was, less MaxRegression. Otherwise they get
 	// ErrClockRegression at once.
 	WaitForClock bool
-	// Mark keeps, over restarts, up to where IDs may have been issued. nil: nothing does, and if the clock
-	// is set back while the process is restarted, IDs are issued twice.
+	// Mark keeps, over restarts, up to where IDs may have been issued, and there they begin. If that is
+	// ahead of the clock it was reserved, and does not count as a regression: be it that the clock was
+	// set back meanwhile, or that MarkAhead or MaxLead was longer before. But if it is ahead by more
+	// than a day, or MarkAhead and MaxLead if they are longer, and MaxRegression, one of the two is
+	// taken to be wrong, which is ErrClockRegression. nil: nothing keeps it, and if the clock is set
+	// back while the process is restarted, IDs are issued twice.
 	Mark MarkStore
 	// MarkAhead is for how long IDs are reserved each time that Mark is saved; half of it later it is
 	// saved again, by one of the callers. 0: 10 s. At least a Unit. After a restart, IDs begin where the
-	// reservation ends, so their times are up to that much ahead of the clock at first.
+	// reservation ends, so their times are up to that much ahead of the clock at first. MaxLead may be
+	// longer, but a burst that goes beyond has to wait for more saves.
 	MarkAhead time.Duration
 }
 
@@ -72,7 +77,10 @@ type IDConfig struct {
 //     usual, 2^SequenceBits in two Units; whoever asks for more waits.
 //   - A greater step back: ErrClockRegression, or waiting, until the clock is right. If it is right
 //     already, and was wrong before: restart with a number that nobody has used, or, if there has been
-//     a Mark, with a MaxRegression that is longer than the step.
+//     a Mark, with the same number, and if it was wrong by more than a day, with a MaxRegression that
+//     is longer than the step.
+//   - A step back while the process is restarted, with a Mark: IDs go on from the mark, as after a small
+//     step.
 //   - A step forward, a machine that was suspended, a virtual one that was paused: the next IDs have the
 //     new time. If the clock was wrong, and is set right after that, it is a step back. A wrong time
 //     of which IDs were issued cannot be taken back.
@@ -119,6 +127,7 @@ type IDGen struct {
 	seqBits   uint8
 	end       int64 // states are less than that
 	ahead     int64 // MarkAhead in units
+	slack     int64 // how far a mark may be ahead of the clock, in nanoseconds
 	layout    IDLayout
 	config    IDConfig
 	set       func() time.Duration // by how much tests have set the wall clock; nil: not at all
@@ -144,6 +153,8 @@ const (
 	longestWait = time.Second
 	// maxAsked is the most states that are asked for in one go.
 	maxAsked = 1 << 40
+	// maxReserved is how far ahead of the clock every mark is taken for a reservation. See IDConfig.Mark.
+	maxReserved = 24 * time.Hour
 )
 
 // NewIDGen returns an IDGen. It returns an error if the configuration is not valid, or the clock shows
@@ -196,6 +207,8 @@ func newIDGen(c IDConfig, set func() time.Duration) (*IDGen, error) {
 	g.leadUnits = min(int64(c.MaxLead/l.Unit), g.units-1) + 1
 	g.lead = g.leadUnits << g.seqBits
 	g.ahead = min(int64(c.MarkAhead/l.Unit), g.units)
+	g.slack = max(int64(maxReserved), addTime(g.ahead*int64(l.Unit), g.leadUnits*int64(l.Unit)))
+	g.slack = addTime(g.slack, int64(c.MaxRegression))
 	g.state.Store(-1)
 	if c.Mark == nil {
 		g.ceil.Store(g.end)
@@ -218,8 +231,11 @@ func newIDGen(c IDConfig, set func() time.Duration) (*IDGen, error) {
 // Those who wait are not served in the order in which they came.
 //
 // ctx is looked at, and its error wrapped and returned, only then. Other errors wrap
-// ErrClockRegression, ErrTimeExhausted, or an error of the Mark.
+// ErrClockRegression, ErrTimeExhausted, or an error of the Mark. It panics if ctx is nil.
 func (g *IDGen) Next(ctx context.Context) (int64, error) {
+	if ctx == nil { // now, and not when it has to wait for the first time
+		panic("shard: ctx must not be nil")
+	}
 	// What take does, without calls, which take 2 ns: if it is not yet time to look at the wall clock, and
 	// nobody else is quicker. If somebody is, he is out of the way when the clock has been read again.
 	//
@@ -246,8 +262,11 @@ func (g *IDGen) Next(ctx context.Context) (int64, error) {
 // NextN fills ids with new IDs, in order, and returns how many they are: fewer than len(ids) only with an
 // error, as of Next. It takes many with one atomic operation, so each costs about a nanosecond; IDs
 // that others take at the same time may be between them, if they do not fit in MaxLead. It waits
-// as Next does.
+// as Next does, and panics as it does.
 func (g *IDGen) NextN(ctx context.Context, ids []int64) (int, error) {
+	if ctx == nil {
+		panic("shard: ctx must not be nil")
+	}
 	for done := 0; done < len(ids); {
 		ask := min(int64(len(ids)-done), maxAsked)
 		first, n := g.take(ask)
@@ -394,7 +413,8 @@ func (g *IDGen) sync() (elapsed, pace, wait int64, err error) {
 
 	last := g.state.Load()
 	next := (last>>g.seqBits + 1) * int64(g.unit) // when the unit after that of the last ID begins
-	if last >= 0 {
+	issued := last >= g.begin                     // not -1, or what precedes the mark
+	if issued {
 		// What the clock showed, or would have shown, before it was set is the time by the former
 		// offset. If no ID is of that time, it is nobody's concern that it will come again.
 		g.high = max(g.high, min(since+g.offset.Load(), next-1))
@@ -405,13 +425,18 @@ func (g *IDGen) sync() (elapsed, pace, wait int64, err error) {
 	g.offset.Store(elapsed - since)
 
 	behind := g.high - max(elapsed, 0)
+	reserved := g.begin>>g.seqBits*int64(g.unit) - max(elapsed, 0)
 	switch limit := int64(g.config.MaxRegression); {
 	case elapsed < 0:
 		wait = -elapsed
 		err = fmt.Errorf("shard: the clock is %v before Epoch: %w", time.Duration(-elapsed), ErrClockRegression)
+	case !issued && reserved > g.slack:
+		wait = reserved - g.slack
+		err = fmt.Errorf("shard: the mark is %v ahead of the clock, which is more than %v: %w",
+			time.Duration(reserved), time.Duration(g.slack), ErrClockRegression)
 	case behind > limit:
 		wait = behind - limit
-		err = fmt.Errorf("shard: the clock is %v behind the last IDs, which is more than %v: %w",
+		err = fmt.Errorf("shard: the clock is %v behind what it has shown, which is more than %v: %w",
 			time.Duration(behind), time.Duration(limit), ErrClockRegression)
 	case g.unitsOf(elapsed) >= g.units:
 		err = fmt.Errorf("shard: the clock is %v after Epoch: %w", time.Duration(elapsed), ErrTimeExhausted)
@@ -424,6 +449,9 @@ func (g *IDGen) sync() (elapsed, pace, wait int64, err error) {
 	g.syncAt.Store(since + syncEvery)
 	return elapsed, g.pace, 0, nil
 }
+
+// addTime returns the sum of two times that are not negative, or if it is too great, the greatest.
+func addTime(a, b int64) int64 { return a + min(b, math.MaxInt64-a) }
 
 // elapsed returns the time of the wall clock after Epoch, in nanoseconds, when now is the time: if it is
 // more than can be counted, something that certainly is no time of an ID, and to which some minutes

@@ -77,6 +77,7 @@ func FuzzIDGen(f *testing.F) {
 			}
 			g := clock.newTestGen(t, c)
 			last, latest := int64(-1), time.Now()
+			var back, restarts time.Duration
 			for i := 0; i+1 < len(program); i += 2 {
 				n := time.Duration(program[i+1])
 				switch program[i] % 7 {
@@ -100,10 +101,11 @@ func FuzzIDGen(f *testing.F) {
 							require.Less(t, id, m.mark.Load())
 						}
 						// As pace goes half as fast, it is ahead of what the clock has shown by a step
-						// or a restart at most.
+						// or a restart at most, and by the steps that are none after a restart. Each
+						// time, a unit is issued, and as much is reserved, though no time has passed.
 						most := time.Duration(lead)*ms + c.MaxRegression
 						if marked {
-							most += c.MarkAhead + time.Duration(lead)*ms + 2*ms
+							most += c.MarkAhead + time.Duration(lead)*ms + back + 2*restarts*ms
 						}
 						require.LessOrEqual(t, p.Time.Sub(latest), most)
 					}
@@ -119,10 +121,12 @@ func FuzzIDGen(f *testing.F) {
 					clock.step(n * ms / 8)
 				case 4:
 					clock.step(-n * ms / 8)
+					back += n * ms / 8
 				case 5:
 					if marked && time.Since(c.Layout.Epoch)+time.Duration(clock.by.Load()) > 0 {
 						if r, err := newIDGen(c, g.set); err == nil {
 							g = r
+							restarts++
 						} else {
 							require.ErrorIs(t, err, ErrTimeExhausted)
 						}

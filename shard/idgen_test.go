@@ -388,7 +388,7 @@ func TestIDLargeRegression(t *testing.T) {
 		for range 3 {
 			_, err := g.Next(t.Context())
 			require.ErrorIs(t, err, ErrClockRegression)
-			require.EqualError(t, err, "shard: the clock is 59m59.999999999s behind the last IDs, which is more than 2s: the clock went back")
+			require.EqualError(t, err, "shard: the clock is 59m59.999999999s behind what it has shown, which is more than 2s: the clock went back")
 			n, err := g.NextN(t.Context(), make([]int64, 3))
 			require.ErrorIs(t, err, ErrClockRegression)
 			require.Zero(t, n)
@@ -747,6 +747,17 @@ func TestIDModel(t *testing.T) {
 	}
 }
 
+func TestIDNilContext(t *testing.T) {
+	g, err := NewIDGen(IDConfig{})
+	require.NoError(t, err)
+	var none context.Context
+	for range 2 {
+		require.PanicsWithValue(t, "shard: ctx must not be nil", func() { _, _ = g.Next(none) })
+		require.PanicsWithValue(t, "shard: ctx must not be nil", func() { _, _ = g.NextN(none, make([]int64, 1)) })
+		nextID(t, g)
+	}
+}
+
 func TestIDUnitsOf(t *testing.T) {
 	for _, unit := range []time.Duration{1, 2, 3, 7, 1000, 1 << 20, 1e6, 1e6 + 1, 4_194_302, 1 << 21} {
 		g, err := NewIDGen(IDConfig{Layout: IDLayout{TimeBits: 41, ShardBits: 1, SequenceBits: 1, Unit: unit, Epoch: time.Now()}})
@@ -825,7 +836,11 @@ func (m *memMark) call(ctx context.Context) error {
 
 func (m *memMark) LoadMark(ctx context.Context) (int64, error) {
 	m.loads.Add(1)
-	return m.mark.Load(), m.call(ctx)
+	mark := m.mark.Load()
+	m.mu.Lock()
+	m.tried = mark
+	m.mu.Unlock()
+	return mark, m.call(ctx)
 }
 
 func (m *memMark) SaveMark(ctx context.Context, mark int64) error {
@@ -852,7 +867,7 @@ func TestIDMark(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c wallClock
 		m := &memMark{}
-		layout := IDLayout{Epoch: time.Now().Add(-24 * time.Hour)}
+		layout := IDLayout{Epoch: time.Now().Add(-1000 * time.Hour)}
 		config := IDConfig{Layout: layout, Mark: m}
 		g := c.newTestGen(t, config)
 		require.Zero(t, m.loads.Load(), "the store was asked by NewIDGen")
@@ -890,52 +905,132 @@ func TestIDMark(t *testing.T) {
 		require.Greater(t, id, last)
 		require.True(t, time.Now().Truncate(time.Millisecond).Equal(timeOfID(t, g, id)))
 
-		// With a clock that is an hour behind.
-		mark = m.mark.Load()
+		// With a clock that is an hour behind, again and again.
 		c.step(-time.Hour)
-		g = c.newTestGen(t, config)
+		for range 5 {
+			mark = m.mark.Load()
+			g = c.newTestGen(t, config)
+			id, err = g.Next(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, mark, id)
+			require.Equal(t, mark+1, m.mark.Load(), "it is raised by what is needed")
+		}
 		saves := m.saves.Load()
+		for range 1000 {
+			last = id
+			id, err = g.Next(t.Context())
+			require.NoError(t, err)
+			require.Greater(t, id, last)
+			require.Less(t, id, m.mark.Load())
+		}
+		require.Equal(t, saves+10, m.saves.Load(), "each time it is raised by twice as much")
+		time.Sleep(time.Minute)
+		c.step(-time.Minute) // it counts from what the clock has shown, not from the mark
+		_, err = g.Next(t.Context())
+		require.EqualError(t, err, "shard: the clock is 1m0s behind what it has shown, which is more than 2s: the clock went back")
+
+		// With one that cannot be right, if the mark is.
+		mark = m.mark.Load()
+		c.step(-25 * time.Hour)
 		for range 3 {
+			g = c.newTestGen(t, config)
 			_, err = g.Next(t.Context())
 			require.ErrorIs(t, err, ErrClockRegression)
-			g = c.newTestGen(t, config)
+			require.ErrorContains(t, err, "shard: the mark is 26h")
+			require.ErrorContains(t, err, " ahead of the clock, which is more than 24h0m2s: the clock went back")
 		}
-		require.Equal(t, saves, m.saves.Load(), "restarts do not raise the mark")
+		require.Equal(t, mark, m.mark.Load(), "restarts do not raise it")
 		config.WaitForClock = true
 		g = c.newTestGen(t, config)
 		start = time.Now()
 		id, err = g.Next(t.Context())
 		require.NoError(t, err)
-		require.GreaterOrEqual(t, id, mark)
-		require.InDelta(t, time.Hour, time.Since(start), float64(20*time.Second))
+		require.Equal(t, mark, id)
+		require.InDelta(t, 2*time.Hour, time.Since(start), float64(3*time.Minute))
 		mark = m.mark.Load()
-		c.step(-time.Hour)
-		config.MaxRegression = 2 * time.Hour // goes on regardless
+		c.step(-5 * time.Hour)
+		config.MaxRegression = 6 * time.Hour // goes on regardless
 		g = c.newTestGen(t, config)
 		id, err = g.Next(t.Context())
 		require.NoError(t, err)
-		require.GreaterOrEqual(t, id, mark)
-		require.Less(t, id, m.mark.Load())
+		require.Equal(t, mark, id)
 	})
 }
 
-// A process that crashes again and again does not get ahead of its clock.
+// A process that is restarted again and again, by a clock that is right, does not get ahead of it.
 func TestIDCrashLoop(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var c wallClock
-		m := &memMark{}
-		layout := IDLayout{Epoch: time.Now()}
-		last := int64(-1)
-		for range 1000 {
-			g := c.newTestGen(t, IDConfig{Layout: layout, Mark: m})
-			id, err := g.Next(t.Context())
-			require.NoError(t, err)
-			require.Greater(t, id, last)
-			last = id
-			require.LessOrEqual(t, time.Until(timeOfID(t, g, id)), 10*time.Second+20*time.Millisecond)
-			time.Sleep(20 * time.Millisecond)
-		}
-	})
+	hours := IDLayout{TimeBits: 20, ShardBits: 10, SequenceBits: 33, Unit: time.Hour}
+	seconds := IDLayout{TimeBits: 33, ShardBits: 10, SequenceBits: 20, Unit: time.Second}
+	for _, x := range []struct {
+		config IDConfig
+		every  time.Duration
+		burst  int // IDs that each process asks for within a millisecond, after the first
+	}{
+		{config: IDConfig{}, every: 5 * time.Millisecond},
+		{config: IDConfig{}, every: 0},
+		{config: IDConfig{Layout: tinyLayout}, every: 20 * time.Millisecond, burst: 1000},
+		{config: IDConfig{Layout: tinyLayout, MaxLead: 1}, every: 5 * time.Millisecond, burst: 1000},
+		{config: IDConfig{Layout: tinyLayout, MaxLead: time.Minute}, every: 100 * time.Millisecond, burst: 1000},
+		{config: IDConfig{MaxLead: time.Minute}, every: 5 * time.Second},
+		{config: IDConfig{MaxLead: time.Hour}, every: 10 * time.Minute},
+		{config: IDConfig{MaxLead: 1 << 62}, every: time.Second},
+		{config: IDConfig{Layout: hours}, every: 10 * time.Minute},
+		{config: IDConfig{Layout: seconds}, every: 100 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var c wallClock
+			m := &memMark{}
+			x.config.Mark = m
+			x.config.Layout.Epoch = time.Now().Add(-1000 * time.Hour)
+			last := int64(-1)
+			for i := range 1000 {
+				g := c.newTestGen(t, x.config)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+				ids := make([]int64, 1+x.burst)
+				n, err := g.NextN(ctx, ids)
+				cancel()
+				if x.burst == 0 || n == 0 {
+					require.NoError(t, err, "%+v: start %d", x.config, i)
+				}
+				for _, id := range ids[:n] {
+					require.Greater(t, id, last)
+					require.Less(t, id, m.mark.Load())
+					last = id
+				}
+				most := g.config.MarkAhead + g.layout.Unit
+				if x.burst > 0 { // what is issued, and as much again for a reservation
+					most += 2*g.config.MaxLead + 2*g.layout.Unit
+				}
+				require.LessOrEqual(t, time.Until(timeOfID(t, g, last)), most, "%+v: start %d", x.config, i)
+				time.Sleep(x.every)
+			}
+		})
+	}
+}
+
+// When less is reserved than before the restart, the clock is still right.
+func TestIDMarkLowered(t *testing.T) {
+	for _, before := range []IDConfig{
+		{MarkAhead: time.Hour},
+		{MarkAhead: 20 * time.Hour},
+		{MaxLead: time.Hour},
+		{MarkAhead: time.Hour, MaxLead: time.Hour},
+		{MaxRegression: time.Hour},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var c wallClock
+			m := &memMark{}
+			before.Mark = m
+			before.Layout = IDLayout{TimeBits: 41, ShardBits: 1, SequenceBits: 1, Epoch: time.Now().Add(-1000 * time.Hour)}
+			ids := make([]int64, 10_000) // 5 s of them
+			n, _ := c.newTestGen(t, before).NextN(t.Context(), ids)
+			require.Equal(t, len(ids), n)
+			time.Sleep(time.Minute)
+			id, err := c.newTestGen(t, IDConfig{Mark: m, Layout: before.Layout}).Next(t.Context())
+			require.NoError(t, err, "%+v", before)
+			require.Greater(t, id, ids[n-1])
+		})
+	}
 }
 
 // After a restart, when IDs are ahead by MarkAhead, half as many can be issued as at other times.
@@ -969,7 +1064,29 @@ func TestIDMarkFromTable(t *testing.T) {
 		id, err := g.Next(t.Context())
 		require.NoError(t, err)
 		require.Greater(t, id, greatest)
-		require.Equal(t, time.Now().Add(time.Second+time.Millisecond).UTC(), timeOfID(t, g, id))
+		require.Equal(t, time.Now().Add(time.Second+time.Millisecond).UTC(), timeOfID(t, g, id), "the shard of the mark is higher")
+
+		// The least ID that is not below the mark is the first.
+		for _, x := range []struct{ number, mark, first int64 }{
+			{2, 0, 2 << 10},
+			{2, 1<<10 | 1023, 2 << 10},
+			{2, 2 << 10, 2 << 10},
+			{2, 2<<10 | 17, 2<<10 | 17},
+			{2, 2<<10 | 1023, 2<<10 | 1023},
+			{2, 3 << 10, 1<<22 | 2<<10},
+			{4095, 4095<<10 | 1023, 4095<<10 | 1023},
+			{0, 5<<22 | 1, 5<<22 | 1},
+			{4095, math.MaxInt64, math.MaxInt64},
+			{4094, math.MaxInt64, 1<<63 - 1<<22 + 4094<<10},
+		} {
+			g := c.newTestGen(t, IDConfig{Shard: uint32(x.number)})
+			if s := g.stateOf(x.mark); s <= g.end {
+				require.Equal(t, x.first, g.id(s), "%+v", x)
+				require.True(t, s == 0 || g.id(s-1) < x.mark, "%+v", x)
+			} else {
+				require.Equal(t, g.end+1, s)
+			}
+		}
 
 		for _, bad := range []int64{-1, 1 << 53, math.MaxInt64} {
 			m := &memMark{}
@@ -1240,7 +1357,7 @@ func TestIDFileMarkLink(t *testing.T) {
 // TestIDKill kills a process that issues IDs, and goes on with a clock that is an hour behind.
 func TestIDKill(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mark")
-	config := IDConfig{Shard: 3, Mark: FileMark(path), MarkAhead: 30 * time.Millisecond, MaxRegression: 2 * time.Hour}
+	config := IDConfig{Shard: 3, Mark: FileMark(path), MarkAhead: 30 * time.Millisecond}
 	if file := os.Getenv("SHARD_TEST_MARK"); file != "" {
 		config.Mark = FileMark(file)
 		g, err := NewIDGen(config)

@@ -117,8 +117,8 @@ func (l *IDLayout) check(id int64) error {
 // IDParts is what an ID is made of.
 type IDParts struct {
 	// Time is when the ID was issued, by the clock of its generator, rounded down to the Unit of the
-	// layout, in UTC. After a burst it may be up to MaxLead late, and more after the clock was set back:
-	// see IDGen.
+	// layout, in UTC. After a burst it may be up to MaxLead late, and more after the clock was set back,
+	// or after a restart with a Mark: see IDGen.
 	Time time.Time
 	// Shard is the number of the shard.
 	Shard uint32
@@ -170,10 +170,14 @@ func (l *IDLayout) number(id int64) uint32 {
 	return uint32(id >> l.SequenceBits & (1<<l.ShardBits - 1))
 }
 
-// FirstAt returns the lowest ID of the time t, of any shard: what was issued at t or later is at least
-// that, so the rows of the last hour are WHERE id >= FirstAt(an hour ago). As clocks of several
-// machines differ, and IDs can be ahead of their clock (see IDGen), some before t are as well. It
-// returns 0 if t is before Epoch, and an error, which wraps ErrTimeExhausted, if t is later than an ID
+// FirstAt returns the lowest ID of the time t, of any shard, so the rows of the last hour are WHERE
+// id >= FirstAt(an hour ago). That is as exact as the clocks of the generators, and not more. Some that
+// were issued before t are at least that, as IDs can be ahead of their clock (see IDGen). Some that
+// were issued at t or later are lower: by a clock that is behind, within a millisecond after a clock
+// stepped forward, and by a process that was stopped, for however long, after it had read the clock. Who
+// must not miss any asks for those of an earlier time as well.
+//
+// It returns 0 if t is before Epoch, and an error, which wraps ErrTimeExhausted, if t is later than an ID
 // can be.
 func (l IDLayout) FirstAt(t time.Time) (int64, error) {
 	l, err := l.resolve()

@@ -26,7 +26,7 @@ import (
 //
 // The generator calls one method at a time, with the context of a caller, and without holding a lock. That
 // caller waits until it returns, so it should when the context ends; others get IDs meanwhile, up to
-// the mark.
+// the mark. A method that asks the same generator for an ID can wait for itself.
 type MarkStore interface {
 	// LoadMark returns the mark that was saved last, or 0 if none ever was. What cannot be read must be
 	// an error, not 0. It is called before the first ID, once if it succeeds. One more than the
@@ -43,10 +43,11 @@ type MarkStore interface {
 type marker struct {
 	saving *saving // guarded by mu; nil: nobody calls the store
 	again  int64   // guarded by mu; no early save before that time after base, because one has failed
+	begin  int64   // guarded by mu; the lowest state that is not below the mark that was loaded, or 0
 
 	// What follows belongs to the one who calls the store.
 	loaded bool
-	tried  int64 // the highest mark that SaveMark was called with, in units
+	tried  int64 // the state of the highest mark that SaveMark was called with
 }
 
 // A saving is a call of the store. Others wait for done.
@@ -140,43 +141,58 @@ func (g *IDGen) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("shard: loading the mark: %w", err)
 	}
-	if most := g.mark(g.units); mark < 0 || mark > most {
+	if most := g.most(); mark < 0 || mark > most {
 		return fmt.Errorf("shard: loading the mark: it must be 0 to %d, got %d", most, mark)
 	}
-	low := g.shardBits + g.seqBits
-	start := mark >> low
-	if start<<low != mark {
-		start++
-	}
+	begin := g.stateOf(mark)
+	start := begin >> g.seqBits * int64(g.unit)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.loaded, g.tried = true, start
-	g.pace = max(g.pace, start*int64(g.unit))
-	// The clock had shown at least so much when this mark was saved, unless MarkAhead or MaxLead were
-	// less then. It counts as a regression if it shows less than that now.
-	g.high = max(g.high, max(start-g.ahead-g.leadUnits, 0)*int64(g.unit))
-	g.state.Store(start<<g.seqBits - 1) // nobody has taken anything while ceil was 0
+	g.loaded, g.tried, g.begin = true, begin, begin
+	// IDs can begin at once. But if that is further ahead of the clock than a reservation, MaxLead has
+	// been used before, and is not given again: a process that crashes again and again would
+	// otherwise run away from the clock.
+	beyond := max(start-g.pace-g.ahead*int64(g.unit), 0)
+	g.pace = max(g.pace, start-min(beyond, (g.leadUnits-1)*int64(g.unit)))
+	g.state.Store(begin - 1) // nobody has taken anything while ceil was 0
 	return nil
 }
 
 // reserve saves a mark that is ahead of the clock, and above first.
 func (g *IDGen) reserve(ctx context.Context, first, elapsed int64) error {
 	// It is measured from the clock, not from first: with each restart IDs begin at the mark, and the
-	// marks of a process that crashes again and again would run away from the clock. What is added to
-	// first is so little that no restart takes less time.
-	units := max(g.unitsOf(elapsed)+g.ahead, first>>g.seqBits+g.leadUnits, g.tried)
-	units = min(units, g.units)
-	g.tried = units
-	if err := g.config.Mark.SaveMark(ctx, g.mark(units)); err != nil {
+	// marks of a process that crashes again and again would run away from the clock. If first is
+	// there already, because of such restarts or because the clock was set back, one ID is added,
+	// and then as many as have been issued: what a crash wastes is no more than was used, and
+	// there are few saves nevertheless.
+	mark := min(g.unitsOf(elapsed)+g.ahead, g.units) << g.seqBits
+	mark = max(mark, first+max(1, min(first-g.begin, g.ahead<<g.seqBits)), g.tried)
+	mark = min(mark, g.end)
+	g.tried = mark
+	if err := g.config.Mark.SaveMark(ctx, g.id(mark)); err != nil {
 		return fmt.Errorf("shard: saving the mark: %w", err)
 	}
-	g.ceil.Store(min(units<<g.seqBits, g.end))
+	g.ceil.Store(mark)
 	return nil
 }
 
-// mark returns the lowest ID of so many units, or if that is more than an int64 holds, the highest.
-func (g *IDGen) mark(units int64) int64 {
-	return int64(min(uint64(units)<<(g.shardBits+g.seqBits), math.MaxInt64))
+// stateOf returns the lowest state whose ID is not below the mark.
+func (g *IDGen) stateOf(mark int64) int64 {
+	low := g.shardBits + g.seqBits
+	state := mark >> low << g.seqBits
+	seq := mark & (1<<g.seqBits - 1)
+	switch number := mark&(1<<low-1) - seq; {
+	case number == g.shard:
+		state += seq
+	case number > g.shard: // after all IDs of the shard and that time
+		state += 1 << g.seqBits
+	}
+	return state
+}
+
+// most returns the highest mark: one more than the highest ID of the layout, if an int64 holds that.
+func (g *IDGen) most() int64 {
+	return int64(min(uint64(g.units)<<(g.shardBits+g.seqBits), math.MaxInt64))
 }
 
 // FileMark returns a MarkStore that keeps a mark in the file of the given path, as a decimal number and the
