@@ -26,7 +26,10 @@ type DirectoryConfig[K comparable] struct {
 	Capacity int
 	// NegativeCapacity is the number of keys, beside those, of which it is remembered that they do not
 	// exist, up to 2^30; but one at least in each of the parts that the cache divides itself into, of 256
-	// rows or more. A flood of such keys pushes out no rows. 0: Capacity, or 65536 if that is less.
+	// rows or more. A flood of such keys pushes out no rows. Their memory is kept until others take their
+	// place, and holds what the keys point to: if strangers choose the keys, long strings among them
+	// must be refused before, by Filter for example, or they take NegativeCapacity times their length.
+	// 0: Capacity, or 65536 if that is less.
 	NegativeCapacity int
 
 	// TTL is how long a row is used after the store was asked for it. Then the next caller waits for the
@@ -41,11 +44,12 @@ type DirectoryConfig[K comparable] struct {
 	// not at all.
 	StaleFor time.Duration
 	// RetryAfter is how long, after the store has failed for a key, its row is used without asking the
-	// store again. 0: one second.
+	// store again, and how long after it has hung it is not asked for any key. 0: one second.
 	RetryAfter time.Duration
 
-	// LoadTimeout is how long the store has for an answer. Callers wait for twice as long at the most,
-	// because keys may have to wait for other keys before the store is asked. 0: five seconds.
+	// LoadTimeout is how long the store has for an answer: if it takes longer, it hangs; see Directory.
+	// Callers wait for twice as long at the most, because keys may have to wait for other keys before the
+	// store is asked. 0: five seconds.
 	LoadTimeout time.Duration
 	// MaxBatch is how many keys the store is asked for in one call. 0: 128.
 	MaxBatch int
@@ -113,17 +117,24 @@ func (c *DirectoryConfig[K]) validate() error {
 // # Reading
 //
 // However many callers want a key that is not in the cache, the store is asked for it once. Each of them
-// waits as long as his own context lets him; the store is asked on as long as somebody waits. What the
-// store has answered is used for TTL, and that there is no such key for NegativeTTL. Then the next
-// callers wait for the store again; if it fails, or takes longer than LoadTimeout, they are given what
-// there was before, for StaleFor at the most, and the store is tried again after RetryAfter, by one
-// caller for each key. Nobody is given anything stale while the store answers in time. Of keys that are
-// not in the cache it is asked each time, but by no more than Concurrency calls at once.
+// waits as long as his own context lets him; the store is asked on as long as somebody waits, or, if there
+// is a row past its TTL, until LoadTimeout. What the store has answered is used for TTL, and that there
+// is no such key for NegativeTTL. Then the next callers wait for the store again; if it fails, or takes
+// longer than LoadTimeout, or than one of them has time, they are given what there was before, for
+// StaleFor at the most, and the store is tried again after RetryAfter, by one caller for each key. Nobody
+// is given anything stale while the store answers within the time of all who wait. Of keys that are not
+// in the cache it is asked each time, but by no more than Concurrency calls at once.
+//
+// If the store does not answer within LoadTimeout, and has answered no other call meanwhile, it hangs.
+// Then nobody waits for it: rows that are past their TTL are used at once, and keys without one are an
+// error that wraps context.DeadlineExceeded. After RetryAfter one look-up tries the store again, until
+// it is answered.
 //
 // The store may read from copies that lag behind. A row of an earlier epoch than that in the cache is
-// taken for such, and is not used; after StaleFor it is, because the key may have been deleted,
-// and inserted with a lower epoch. That a key does not exist has no epoch, and is believed. What has left
-// the cache, by Invalidate or for want of room, is not compared with.
+// taken for such, and is not used; after TTL and as long again, or StaleFor if that is less, it is,
+// because the key may have been deleted, and inserted with a lower epoch. So copies must not lag behind
+// for longer than TTL. That a key does not exist has no epoch, and is believed. What has left the cache,
+// by Invalidate or for want of room, is not compared with.
 //
 // # Writing
 //
@@ -139,8 +150,8 @@ func (c *DirectoryConfig[K]) validate() error {
 //
 // A Directory is safe for concurrent use by multiple goroutines. In one process, and with a store that does
 // not lag behind, Route is linearizable with the methods that write; what other processes write is seen
-// late. It has no goroutine but those that ask the store; these end when Lookup returns, whose context
-// ends when nobody waits. The zero value cannot be used.
+// late. It has no goroutine but those that ask the store, or wait for their turn to; these end when Lookup
+// returns, whose context ends when nobody waits, or after LoadTimeout. The zero value cannot be used.
 type Directory[K comparable] struct {
 	hasher   arena.Hasher
 	segments []dirSegment[K] // a power of two of them
@@ -393,6 +404,9 @@ func (d *Directory[K]) routePart(ctx context.Context, all []dirMissing[K], patie
 		}
 	}
 	d.queue.mu.Lock()
+	if n := len(d.queue.waiting); n > 0 && len(batches) > 0 {
+		d.queue.waiting[n-1].close()
+	}
 	d.queue.waiting = append(d.queue.waiting, batches...)
 	for _, b := range batches {
 		d.launch(b)
@@ -680,16 +694,17 @@ func (d *Directory[K]) renew(ctx context.Context, k K, row Placement) (Placement
 func overtaken(err error) bool { return errors.Is(err, ErrStaleEpoch) || errors.Is(err, ErrNotFound) }
 
 // Remove makes the row of k Fenced, calls erase with it, which is to delete the data of k there, and then
-// deletes the row. It returns ErrNotFound, and erases nothing, if k has no row. While the row is Fenced, a
-// Create returns ErrFenced, and so does a DB, when it is to write; erase must go to the shard that it is
-// given by itself, such as by DB.Shard. Other processes that have the row in their caches write by it for
-// TTL, unless they are told: if somebody may, erase must wait for that.
+// deletes the row. It returns ErrNotFound, and erases nothing, if k has no row, or none that the store,
+// which may lag behind, has heard of. While the row is Fenced, a Create returns ErrFenced, and so does a
+// DB, when it is to write; erase must go to the shard that it is given by itself, such as by DB.Shard.
+// Other processes that have the row in their caches write by it for TTL, unless they are told: if somebody
+// may, erase must wait for that.
 //
 // If erase fails, or the process ends, the row stays Fenced, and Remove must be called again, in whatever
 // process; erase must be such that it can be done again. So Remove takes rows that are Fenced, also if a
 // mover has made them so: then his next Update is ErrStaleEpoch, and he must delete what he has
-// copied. If somebody changes the row before it is deleted, it stays, and the error wraps
-// ErrStaleEpoch: call Remove again, if the key is still to go.
+// copied. If somebody changes the row before it is deleted, or the store lags behind, the row stays, and
+// the error wraps ErrStaleEpoch: call Remove again, if the key is still to go.
 //
 // What cannot be seen from here is an erase that has been taken for dead, and goes on: when another
 // process has called Remove again, and then Create, it would erase new data. Where that can be, write

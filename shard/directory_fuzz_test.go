@@ -1,6 +1,8 @@
 package shard
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 )
@@ -28,21 +30,45 @@ func FuzzDirectory(f *testing.F) {
 	})
 }
 
-// No configuration makes a statement of other words than it should.
+// Whatever the names are, a statement has the words that it has with other names: a name adds none.
 func FuzzSQLDirectoryNames(f *testing.F) {
 	f.Add("directory", "id", "TEXT")
 	f.Add("a.b", "x", "VARCHAR(36)")
 	f.Add("a;b", "x--", "TEXT);")
+	f.Add("a b", "x, y", "TEXT, y TEXT")
+	f.Add("a\n", "x\x00", "TEXT\t")
+	f.Add("", "", "")
+	words := func(s *SQLDirectory[string]) (all [][]string) {
+		for _, query := range []string{s.CreateTable(), s.one, s.insert, s.update, s.remove} {
+			all = append(all, strings.Split(query, " "))
+		}
+		return all
+	}
 	f.Fuzz(func(t *testing.T, table, column, kind string) {
-		c := SQLDirectoryConfig{Table: table, KeyColumn: column, KeyType: kind}
 		db, _ := openDirDriver(t, SQLDirectoryConfig{})
-		s, err := NewSQLDirectory[string](db, c)
+		s, err := NewSQLDirectory[string](db, SQLDirectoryConfig{Table: table, KeyColumn: column, KeyType: kind})
 		if err != nil {
 			return
 		}
-		for _, r := range s.remove + s.one {
-			if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '.' || r == ' ' || r == '?' || r == '=' || r == ',') {
-				t.Fatalf("%q: %s", r, s.remove)
+		plain, err := NewSQLDirectory[string](db, SQLDirectoryConfig{Table: "TABLE1", KeyColumn: "COLUMN1", KeyType: "TYPE1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The type may be several words; it is one of the statement that creates the table.
+		s.config.KeyType = strings.ReplaceAll(s.config.KeyType, " ", "_")
+		names := strings.NewReplacer("TABLE1", dirOr(table, "directory"), "COLUMN1", dirOr(column, "id"), "TYPE1", s.config.KeyType)
+		got, want := words(s), words(plain)
+		for i := range want {
+			for j, word := range want[i] {
+				want[i][j] = names.Replace(word)
+			}
+			if !slices.Equal(want[i], got[i]) {
+				t.Fatalf("%q is not %q", got[i], want[i])
+			}
+			for _, r := range strings.Join(got[i], "") {
+				if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_.?=,()", r)) {
+					t.Fatalf("%q in %q", r, got[i])
+				}
 			}
 		}
 	})

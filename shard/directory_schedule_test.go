@@ -157,6 +157,7 @@ func TestDirectoryProcesses(t *testing.T) {
 	}{
 		{name: "create and remove", processes: []dirProcess{dirCreates("s1"), dirRemoves}},
 		{name: "create again and remove", there: true, processes: []dirProcess{dirCreates("s1"), dirRemoves}},
+		{name: "create again, elsewhere, and remove", there: true, processes: []dirProcess{dirCreates("s2"), dirRemoves}},
 		{name: "create and create", processes: []dirProcess{dirCreates("s1"), dirCreates("s2")}},
 		{name: "create again and create again", there: true, processes: []dirProcess{dirCreates("s1"), dirCreates("s2")}},
 		{name: "create again and move", there: true, processes: []dirProcess{dirCreates("s1"), dirMoves}, leftover: true},
@@ -216,9 +217,16 @@ func TestDirectoryCreateAgainAndAgain(t *testing.T) {
 		require.ErrorIs(t, err, ErrStaleEpoch)
 		require.EqualError(t, err, "shard: others have changed the row of k 10 times while it was created: stale epoch")
 		require.Equal(t, 10, writes)
-		// A Create that comes to a key that is being removed does not begin.
-		_, err = b.Insert(ctx, "k", Placement{Shard: "s1"})
+		// An old row is young before write is called, so that who deletes old rows without data leaves it alone.
+		old, err := b.Insert(ctx, "k", Placement{Shard: "s1"})
 		require.NoError(t, err)
+		_, err = a.Create(ctx, "k", Placement{Shard: "s1"}, func(_ context.Context, p Placement) error {
+			require.Greater(t, p.Epoch, old.Epoch)
+			require.ErrorIs(t, b.Delete(ctx, "k", old.Epoch), ErrStaleEpoch)
+			return nil
+		})
+		require.NoError(t, err)
+		// A Create that comes to a key that is being removed does not begin.
 		require.NoError(t, b.Remove(ctx, "k", func(context.Context, Placement) error {
 			_, err := a.Create(ctx, "k", Placement{Shard: "s1"}, nil)
 			require.Equal(t, ErrFenced, err)

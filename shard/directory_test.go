@@ -788,6 +788,11 @@ func TestDirectoryDeafMemory(t *testing.T) {
 					defer cancel()
 					_, _ = d.Route(ctx, round*100+i)
 				})
+				wg.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					_, _ = d.RouteAll(ctx, []int{-i, -i - 1})
+				})
 			}
 			wg.Wait()
 			synctest.Wait()
@@ -1531,6 +1536,126 @@ func TestDirectoryWritesFail(t *testing.T) {
 		require.Equal(t, context.DeadlineExceeded, d.Delete(short, "b", 1))
 		require.Equal(t, calls, store.calls)
 		time.Sleep(time.Minute)
+	})
+}
+
+// An overtaken look-up does not return what is newer than what the next one returns.
+func TestDirectoryOvertakenIsMonotone(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		first Placement // none: there is no row
+	}{{"row", Placement{Shard: "s1", Epoch: 1}}, {"negative", Placement{}}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				store := newDirTable[string](nil)
+				if c.first.Shard != "" {
+					store.set("a", c.first)
+				}
+				d := newDirectory(t, store, DirectoryConfig[string]{})
+				read, hold := make(chan bool), make(chan bool)
+				store.hook(func(_ context.Context, op string, _ ...string) error {
+					if op == "lookup" {
+						<-read
+					}
+					return nil
+				})
+				type answer struct {
+					p   Placement
+					err error
+				}
+				got := make(chan answer, 1)
+				go func() { p, err := d.Route(ctx, "a"); got <- answer{p, err} }()
+				synctest.Wait()
+				store.hook(nil)
+				store.mu.Lock()
+				store.after = func(_ context.Context, op string, _ ...string) error {
+					if op != "lookup" {
+						<-hold
+					}
+					return nil
+				}
+				store.mu.Unlock()
+				// The first is overtaken, and what is in the cache then is outdated by what has not returned yet.
+				d.Invalidate("a")
+				p, err := d.Route(ctx, "a")
+				require.Equal(t, c.first, p)
+				next := Placement{Shard: "s2", Epoch: 2}
+				go func() {
+					if c.first.Shard == "" {
+						_, _ = d.Insert(ctx, "a", next)
+					} else {
+						_, _ = d.Update(ctx, "a", 1, next)
+					}
+				}()
+				synctest.Wait()
+				row, _ := store.row("a")
+				require.Equal(t, next, row)
+				close(read)
+				require.Equal(t, answer{c.first, err}, <-got)
+				p, err2 := d.Route(ctx, "a")
+				require.Equal(t, answer{c.first, err}, answer{p, err2})
+				close(hold)
+				synctest.Wait()
+				p, err = d.Route(ctx, "a")
+				require.NoError(t, err)
+				require.Equal(t, next, p)
+				d.idle(t)
+			})
+		})
+	}
+}
+
+// Epochs grow, also if another process, whose clock is ahead, has written in between.
+func TestDirectoryEpochs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		ahead := uint64(time.Now().Add(time.Hour).UnixMicro())
+		store := newDirTable(map[string]Placement{"a": {Shard: "s1", Epoch: ahead}, "b": {Shard: "s1", Epoch: ahead + 10}})
+		d, other := newDirectory(t, store, DirectoryConfig[string]{}), newDirectory(t, store, DirectoryConfig[string]{})
+		_, err := other.RouteAll(ctx, []string{"a", "b"})
+		require.NoError(t, err)
+		row, err := d.Update(ctx, "a", ahead, Placement{Shard: "s1"})
+		require.NoError(t, err)
+		require.Equal(t, ahead+1, row.Epoch)
+		require.NoError(t, d.Delete(ctx, "a", row.Epoch))
+		again, err := d.Insert(ctx, "a", Placement{Shard: "s2"})
+		require.NoError(t, err)
+		require.Equal(t, ahead+2, again.Epoch)
+		require.NoError(t, d.Delete(ctx, "b", ahead+10))
+		_, err = d.Insert(ctx, "b", Placement{Shard: "s2"})
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		for _, k := range []string{"a", "b"} {
+			p, err := other.Route(ctx, k)
+			require.NoError(t, err)
+			require.Equal(t, ID("s2"), p.Shard)
+		}
+		// Epochs of somebody's own making are not continued with, or there would soon be none left.
+		for _, epoch := range []uint64{math.MaxUint64 - 1, math.MaxInt64} {
+			store.set("c", Placement{Shard: "s1", Epoch: epoch})
+			row, err = d.Update(ctx, "c", epoch, Placement{Shard: "s1"})
+			require.NoError(t, err)
+			require.Equal(t, epoch+1, row.Epoch)
+			require.NoError(t, d.Delete(ctx, "c", row.Epoch))
+		}
+		row, err = d.Insert(ctx, "d", Placement{Shard: "s1"})
+		require.NoError(t, err)
+		require.Equal(t, ahead+12, row.Epoch)
+	})
+}
+
+// The look-up of Remove has LoadTimeout too, and counts.
+func TestDirectoryRemoveHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newDirTable[string](nil)
+		store.before = func(ctx context.Context, op string, keys ...string) error { <-ctx.Done(); return ctx.Err() }
+		d := newDirectory(t, store, DirectoryConfig[string]{LoadTimeout: 3 * time.Second})
+		start := time.Now()
+		err := d.Remove(t.Context(), "a", nil)
+		require.EqualError(t, err, "shard: the store of the directory has not answered for 3s: context deadline exceeded")
+		require.Equal(t, 3*time.Second, time.Since(start))
+		require.Equal(t, DirectoryStats{Loads: 1, Batches: 1, Errors: 1}, d.Stats())
 	})
 }
 

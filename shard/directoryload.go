@@ -42,7 +42,7 @@ func (b *dirBatch[K]) close() {
 	}
 }
 
-// A dirQueue is the batches that wait for their turn, of which the last may be open. While fewer than
+// A dirQueue is the batches that wait for their turn, of which only the last may be open. While fewer than
 // Concurrency batches are under way nobody waits; while there are that many, the keys that are asked
 // for gather in the last one. So no key waits for others to come, and the busier the store is, the
 // more keys it is asked for at once. A batch for which nobody waits any more leaves.

@@ -37,13 +37,14 @@ type SQLDirectoryConfig struct {
 	KeyType string
 	// Dollar says that placeholders are written $1, $2 and so on, as PostgreSQL wants it, and not ?.
 	Dollar bool
-	// MaxKeys is how many keys are looked up by one statement, at most 32,767; more take several. 0: 512.
+	// MaxKeys is how many keys are looked up by one statement, at most 32,766; more take several. SQLite
+	// before 3.32 takes no more than 999. 0: 512.
 	MaxKeys int
 }
 
 const (
 	sqlDefaultKeys = 512
-	sqlMaxKeys     = 1<<15 - 1 // SQLite's bound is 32,766 placeholders, PostgreSQL's 65,535
+	sqlMaxKeys     = 1<<15 - 2 // placeholders, which is SQLite's bound from 3.32; PostgreSQL's is 65,535
 )
 
 var (
@@ -54,8 +55,9 @@ var (
 // A SQLDirectory is a DirectoryStore in a table of an SQL database: SQLite from 3.24, PostgreSQL, or
 // another that knows INSERT … ON CONFLICT DO NOTHING. Keys are given to the driver as they are, and
 // scanned from what it returns, so K is a string, an integer up to 2^63-1, or what else the driver takes, or what
-// implements driver.Valuer and, by a pointer, sql.Scanner. The database must compare keys as Go does:
-// where it ignores case, or trailing spaces, a key that differs in that is not found.
+// implements driver.Valuer and, by a pointer, sql.Scanner. The database must return keys as they are given
+// to it, and compare them as Go does: where it ignores case or trailing spaces, or a column of another
+// type gives a key another form, such as another time zone to a time.Time, the key is an error.
 //
 // Names are not quoted, so a database that folds the case of names does so.
 //
@@ -235,7 +237,8 @@ func (s *SQLDirectory[K]) values(p Placement, more ...any) ([]any, error) {
 	return append(args, more...), nil
 }
 
-// Lookup returns the rows of keys. If one cannot be a row, it returns the others, and an error.
+// Lookup returns the rows of keys. If one cannot be a row, or is that of a key that was not asked for, it
+// returns the others, and an error.
 func (s *SQLDirectory[K]) Lookup(ctx context.Context, keys []K) (map[K]Placement, error) {
 	found := make(map[K]Placement, len(keys))
 	var bad error
@@ -265,15 +268,35 @@ func (s *SQLDirectory[K]) lookup(ctx context.Context, keys []K, found map[K]Plac
 		return err
 	}
 	defer rows.Close()
+	asked := make(map[K]bool, len(keys))
+	for _, k := range keys {
+		asked[k] = true
+	}
+	// of names the key of a row: that which was scanned, if it was, or one of those that were asked for. A
+	// Directory asks for each alone then.
+	of := func(k K) string {
+		switch {
+		case asked[k]:
+			return fmt.Sprint(k)
+		case len(keys) == 1:
+			return fmt.Sprint(keys[0])
+		}
+		return fmt.Sprintf("%v or another of %d keys", keys[0], len(keys))
+	}
 	for rows.Next() {
 		var k K
 		var r sqlRow
 		if err := rows.Scan(append([]any{&k}, s.scan(&r)...)...); err != nil {
-			return err
+			*bad = fmt.Errorf("shard: cannot read the row of %s in %s: %w", of(k), s.config.Table, err)
+			continue
 		}
-		if p, err := s.placement(&r); err != nil {
+		switch p, err := s.placement(&r); {
+		case !asked[k]:
+			*bad = fmt.Errorf("shard: %s.%s must compare keys as Go does, and return them as they are, got %v for %s",
+				s.config.Table, s.config.KeyColumn, k, of(k))
+		case err != nil:
 			*bad = err
-		} else {
+		default:
 			found[k] = p
 		}
 	}
@@ -309,7 +332,7 @@ func (s *SQLDirectory[K]) Insert(ctx context.Context, k K, p Placement) (Placeme
 	if err != nil {
 		return Placement{}, err
 	}
-	for {
+	for range dirTries {
 		done, err := s.exec(ctx, s.insert, args...)
 		if err == nil && done {
 			return p, nil
@@ -325,6 +348,7 @@ func (s *SQLDirectory[K]) Insert(ctx context.Context, k K, p Placement) (Placeme
 			return Placement{}, fmt.Errorf("shard: cannot insert %v into %s: %w", k, s.config.Table, err)
 		}
 	}
+	return Placement{}, fmt.Errorf("shard: cannot insert %v into %s: it was not inserted %d times, and was not there then; a trigger may refuse it", k, s.config.Table, dirTries)
 }
 
 // Update replaces the row of k by p, if its epoch is the given one.

@@ -28,6 +28,9 @@ type dirDriver struct {
 
 	fail  func(query string) error // before a statement is executed; nil: none fails
 	after func(query string)       // after it
+
+	fold   bool // keys are compared without case
+	refuse bool // nothing is inserted
 }
 
 func (d *dirDriver) Connect(context.Context) (driver.Conn, error) { return &dirConn{d}, nil }
@@ -114,7 +117,7 @@ func (c *dirConn) QueryContext(ctx context.Context, query string, args []driver.
 	rows := &dirRows{columns: strings.Split(m[1], ", ")}
 	for _, r := range d.rows {
 		for _, v := range values {
-			if r[d.key] == v {
+			if r[d.key] == v || d.fold && strings.EqualFold(fmt.Sprint(r[d.key]), fmt.Sprint(v)) {
 				var row []driver.Value
 				for _, column := range rows.columns {
 					row = append(row, r[column])
@@ -157,7 +160,7 @@ func (c *dirConn) ExecContext(ctx context.Context, query string, args []driver.N
 		for i, column := range strings.Split(m[2], ", ") {
 			row[column] = values[i]
 		}
-		if d.find(row[d.key]) >= 0 {
+		if d.refuse || d.find(row[d.key]) >= 0 {
 			return driver.RowsAffected(0), nil
 		}
 		d.rows = append(d.rows, row)
@@ -216,8 +219,8 @@ func TestSQLDirectoryConfig(t *testing.T) {
 		`PartColumn must be another than ShardColumn, got "shard"`:        {PartColumn: "shard"},
 		`KeyType must be a name such as TEXT or VARCHAR(100), got "x);"`:  {KeyType: "x);"},
 		`KeyType must be a name such as TEXT or VARCHAR(100), got "a(b)"`: {KeyType: "a(b)"},
-		"MaxKeys must be between 0 and 32767, got -1":                     {MaxKeys: -1},
-		"MaxKeys must be between 0 and 32767, got 32768":                  {MaxKeys: 32768},
+		"MaxKeys must be between 0 and 32766, got -1":                     {MaxKeys: -1},
+		"MaxKeys must be between 0 and 32766, got 32767":                  {MaxKeys: 32767},
 	} {
 		_, err := NewSQLDirectory[string](db, c)
 		require.EqualError(t, err, "shard: "+want)
@@ -422,6 +425,56 @@ func TestSQLDirectoryErrors(t *testing.T) {
 	require.NoError(t, err)
 	_, err = u.Lookup(ctx, []uint64{math.MaxUint64})
 	require.Error(t, err)
+}
+
+// A row that cannot be read, or is that of another key, is an error of its own key only.
+func TestSQLDirectoryBadRows(t *testing.T) {
+	c := SQLDirectoryConfig{}
+	db, fake := openDirDriver(t, c)
+	s, err := NewSQLDirectory[string](db, c)
+	require.NoError(t, err)
+	ctx := t.Context()
+	var keys []string
+	for i := range 100 {
+		keys = append(keys, fmt.Sprintf("key%02d", i))
+		_, err := s.Insert(ctx, keys[i], Placement{Shard: "s1", Epoch: 1})
+		require.NoError(t, err)
+	}
+	keys = append(keys, "none")
+	fake.rows[0]["shard"] = nil
+	fake.rows[1]["epoch"] = nil
+	fake.rows[50]["state"] = "none"
+	found, err := s.Lookup(ctx, keys)
+	require.ErrorContains(t, err, "shard: cannot read the row of key50 in directory: ")
+	require.Len(t, found, 97)
+	d := newDirectory(t, s, DirectoryConfig[string]{})
+	found, err = d.RouteAll(ctx, keys)
+	var failed *KeysError[string]
+	require.ErrorAs(t, err, &failed)
+	require.Equal(t, []string{"key00", "key01", "key50"}, failed.Keys)
+	require.ErrorContains(t, failed.Errs[1], "shard: cannot read the row of key01 in directory: ")
+	require.Len(t, found, 97)
+
+	fake.fold = true // as a database that ignores case
+	_, err = d.Route(ctx, "KEY02")
+	require.EqualError(t, err, "shard: directory.id must compare keys as Go does, and return them as they are, got key02 for KEY02")
+	found, err = d.RouteAll(ctx, []string{"key03", "KEY04", "key05", "None"})
+	require.ErrorAs(t, err, &failed)
+	require.Equal(t, []string{"KEY04"}, failed.Keys)
+	require.EqualError(t, failed.Errs[0], "shard: directory.id must compare keys as Go does, and return them as they are, got key04 for KEY04")
+	require.Len(t, found, 2)
+}
+
+// A row that is neither inserted nor there is not tried for ever.
+func TestSQLDirectoryInsertRefused(t *testing.T) {
+	c := SQLDirectoryConfig{}
+	db, fake := openDirDriver(t, c)
+	s, err := NewSQLDirectory[string](db, c)
+	require.NoError(t, err)
+	fake.refuse = true
+	_, err = s.Insert(t.Context(), "a", Placement{Shard: "s1", Epoch: 1})
+	require.EqualError(t, err, "shard: cannot insert a into directory: it was not inserted 10 times, and was not there then; a trigger may refuse it")
+	require.Len(t, fake.seen, 20)
 }
 
 // A Directory in front of it: one caller's bad key is nobody else's trouble.

@@ -20,6 +20,7 @@ type DirectoryStore[K comparable] interface {
 	// what it returns does not exist; if there is an error too, the key's row is not known. What it
 	// returns for other keys is ignored. It may read from a copy that lags behind: see Directory. ctx has
 	// the values of the context of one of those who want a key. Lookup must not ask the same Directory.
+	// If one key makes it fail, it may be asked for the others again, without it.
 	Lookup(ctx context.Context, keys []K) (map[K]Placement, error)
 	// Insert adds the row p for k, if it has none. Else it changes nothing, and returns the row that is
 	// there, and an error that wraps ErrExists. That row must not come from a copy that lags behind.

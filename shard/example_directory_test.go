@@ -163,15 +163,17 @@ func ExampleDirectory_Create() {
 }
 
 // To move a tenant, its row is changed step by step. Each step names the epoch of the one before, so of two
-// who move it at the same time one finds out.
+// who move it at the same time one finds out. Other processes learn of a step when the row in their caches
+// is past its TTL, or when Invalidate is told: only then, and when the writes that were under way have
+// ended, is it true that nobody writes.
 func ExampleDirectory_Update() {
 	ctx := context.Background()
 	_, tenants := newTable()
 	p, _ := tenants.Route(ctx, "acme")
 	mine := p
 	for _, next := range []shard.Placement{
-		{Shard: "db-1", State: shard.Migrating}, // the data is copied
-		{Shard: "db-1", State: shard.Fenced},    // nobody writes any more, and the rest is copied
+		{Shard: "db-1", State: shard.Migrating}, // then the data is copied
+		{Shard: "db-1", State: shard.Fenced},    // then TTL is waited for, and the rest is copied
 		{Shard: "db-2"},
 	} {
 		var err error

@@ -25,7 +25,8 @@ func TestDirectorySQLite(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	testDirectory(t, directoryBase{
-		db: db,
+		db:     db,
+		refuse: "CREATE TRIGGER refuse BEFORE INSERT ON refused BEGIN SELECT RAISE(IGNORE); END",
 		stop: func() {
 			db.SetMaxIdleConns(-1) // one that is open would still have the file that is taken away
 			require.NoError(t, os.Rename(file, file+".away"))
@@ -42,7 +43,8 @@ func TestDirectorySQLite(t *testing.T) {
 type directoryBase struct {
 	db          *sql.DB
 	dollar      bool
-	strict      bool // a string with a zero byte is no string
+	strict      bool   // a string with a zero byte is no string
+	refuse      string // the statements after which nothing is inserted into a table named refused
 	stop, start func()
 }
 
@@ -76,6 +78,8 @@ func testDirectory(t *testing.T, b directoryBase) {
 	})
 	t.Run("Contest", func(t *testing.T) { testDirectoryContest(t, b) })
 	t.Run("Many", func(t *testing.T) { testDirectoryMany(t, b) })
+	t.Run("Bad", func(t *testing.T) { testDirectoryBad(t, b) })
+	t.Run("Refused", func(t *testing.T) { testDirectoryRefused(t, b) })
 	t.Run("Processes", func(t *testing.T) { testDirectoryProcesses(t, b) })
 	t.Run("Stopped", func(t *testing.T) { testDirectoryStopped(t, b) })
 }
@@ -200,6 +204,49 @@ func testDirectoryMany(t *testing.T, b directoryBase) {
 		require.Equal(t, []string{"a\x00b", "\xff"}, failed.Keys)
 		require.Equal(t, map[string]shard.Placement{"key1": want["key1"], "key2": want["key2"]}, found)
 	}
+}
+
+// Rows that cannot be read, and keys that come back in another form, are errors of their own keys.
+func testDirectoryBad(t *testing.T, b directoryBase) {
+	ctx := t.Context()
+	_, err := b.db.Exec("CREATE TABLE bad (id TEXT PRIMARY KEY, shard TEXT, epoch BIGINT, state SMALLINT)")
+	require.NoError(t, err)
+	var keys []string
+	for i := range 128 {
+		keys = append(keys, fmt.Sprintf("k%03d", i))
+		id := fmt.Sprintf("'s%d'", i)
+		if i < 2 {
+			id = "NULL"
+		}
+		_, err = b.db.Exec(fmt.Sprintf("INSERT INTO bad VALUES ('%s', %s, 1, 0)", keys[i], id))
+		require.NoError(t, err)
+	}
+	s, err := shard.NewSQLDirectory[string](b.db, shard.SQLDirectoryConfig{Table: "bad", Dollar: b.dollar})
+	require.NoError(t, err)
+	found, err := newDirectory(t, s, shard.DirectoryConfig[string]{}).RouteAll(ctx, keys)
+	var failed *shard.KeysError[string]
+	require.ErrorAs(t, err, &failed)
+	require.Equal(t, keys[:2], failed.Keys)
+	require.ErrorContains(t, err, "shard: cannot read the row of k000 in bad: ")
+	require.Len(t, found, 126)
+
+	most := newStore[int64](t, b, shard.SQLDirectoryConfig{Table: "most", MaxKeys: 32766})
+	many := make([]int64, 40_000)
+	for i := range many {
+		many[i] = int64(i)
+	}
+	none, err := most.Lookup(ctx, many)
+	require.NoError(t, err)
+	require.Empty(t, none)
+}
+
+// A table in which nothing can be inserted is not asked for ever.
+func testDirectoryRefused(t *testing.T, b directoryBase) {
+	s := newStore[string](t, b, shard.SQLDirectoryConfig{Table: "refused"})
+	_, err := b.db.Exec(b.refuse)
+	require.NoError(t, err)
+	_, err = s.Insert(t.Context(), "a", shard.Placement{Shard: "s1"})
+	require.EqualError(t, err, "shard: cannot insert a into refused: it was not inserted 10 times, and was not there then; a trigger may refuse it")
 }
 
 // Two processes create, move and remove the same keys. What each has read may be outdated, but of two who
