@@ -35,7 +35,9 @@ func FuzzSQLDirectoryNames(f *testing.F) {
 	f.Add("directory", "id", "TEXT")
 	f.Add("a.b", "x", "VARCHAR(36)")
 	f.Add("a;b", "x--", "TEXT);")
-	f.Add("a b", "x, y", "TEXT, y TEXT")
+	f.Add("a b", "id", "TEXT")
+	f.Add("a", "x y", "TEXT")
+	f.Add("a", "x", "TEXT, y TEXT")
 	f.Add("a\n", "x\x00", "TEXT\t")
 	f.Add("", "", "")
 	words := func(s *SQLDirectory[string]) (all [][]string) {
