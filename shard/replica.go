@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/bits"
 	"net"
 	"slices"
@@ -210,8 +211,9 @@ type need struct {
 	pos Position // ReadYourWrites: the last write to be seen
 }
 
-// need returns what a read with ctx needs, and false if only the primary will do.
-func (g *group) need(ctx context.Context) (need, bool) {
+// need returns what a read with ctx of a placement with an epoch needs, and false if only the primary
+// will do.
+func (g *group) need(ctx context.Context, epoch uint64) (need, bool) {
 	c, ok := ctx.Value(consistencyKey{}).(Consistency)
 	if !ok {
 		c = g.c.Consistency
@@ -226,9 +228,9 @@ func (g *group) need(ctx context.Context) (need, bool) {
 			return n, false
 		}
 		var unknown bool
-		if n.pos, n.any, unknown = s.need(g.place); unknown {
+		if n.pos, n.any, unknown = s.need(g.place, epoch); unknown {
 			// This read goes to the primary, and the next need not.
-			g.tell(ctx, s)
+			g.tell(ctx, epochs{math.MaxUint64, epoch}, s)
 			return n, false
 		}
 	}
@@ -317,8 +319,8 @@ func doNothing(error) {}
 // read calls try with a database that the consistency of ctx allows, and again if the error is that of
 // a replica that cannot be reached: with another, and then with the primary. It returns what is to be
 // called when the statement has ended. That is called by read if try fails or panics.
-func (g *group) read(ctx context.Context, hash uint64, try func(*sql.DB) error) (func(error), error) {
-	n, ok := g.need(ctx)
+func (g *group) read(ctx context.Context, hash, epoch uint64, try func(*sql.DB) error) (func(error), error) {
+	n, ok := g.need(ctx, epoch)
 	if ok {
 		var not tried
 		for i := range not.replicas {
@@ -750,40 +752,45 @@ func (g *group) poll(ctx context.Context, running *sync.WaitGroup) {
 	}
 }
 
-// wrote tells the session of ctx of a statement that writes, and has ended with err.
-func (g *group) wrote(ctx context.Context, err error) {
+// wrote tells sessions of a statement that writes to placements with the epochs, and has ended with err.
+// After any error it may have written: a database that refuses a statement need not have refused all of
+// it, if that was several, or a procedure that commits.
+func (g *group) wrote(ctx context.Context, e epochs, err error, sessions ...*session) {
 	if err == nil {
 		g.writes.Add(1)
 	}
-	s := sessionOf(ctx)
-	switch {
-	case s == nil, refused(err):
-		return
-	case err != nil, g.probe == nil:
-		s.mark(g.place)
+	if len(sessions) == 0 {
 		return
 	}
 	told := false
 	defer func() {
 		if !told { // the write counts, whatever the probe does
-			s.mark(g.place)
+			for _, s := range sessions {
+				s.mark(g.place, e.low)
+			}
 		}
 	}()
-	told = g.tell(ctx, s)
+	told = err == nil && g.probe != nil && g.tell(ctx, e, sessions...)
 }
 
-// tell asks the primary how far it is, and tells the session, which then needs no database that is
-// further. It reports whether it could.
-func (g *group) tell(ctx context.Context, s *session) bool {
+// tell asks the primary how far it is, and tells sessions, which then need no database that is further.
+// It reports whether it could.
+func (g *group) tell(ctx context.Context, e epochs, sessions ...*session) bool {
 	bounded, cancel := context.WithTimeout(ctx, g.c.MaxWait)
 	defer cancel()
-	marks := s.marks(g.place)
+	var few [4]uint64
+	marks := few[:0]
+	for _, s := range sessions {
+		marks = append(marks, s.marks(g.place))
+	}
 	start := time.Now()
 	pos, err := g.probe.Written(bounded, g.primary)
 	if err != nil {
 		return false
 	}
-	s.note(g.place, pos, marks)
+	for i, s := range sessions {
+		s.note(g.place, pos, e, marks[i])
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if n := len(g.samples); n == 0 || age(start, g.samples[n-1].at) > g.c.LagCache/8 {

@@ -340,18 +340,26 @@ func TestReadYourWrites(t *testing.T) {
 		}
 		_, primary = from(mine, 8)
 		require.True(t, primary)
-		// One that has not.
+		// One that was refused: what came before it in the same text may have been committed.
 		a.lose = nil
-		write(mine, 9)
-		for _, r := range replicas {
-			r.catchUp()
+		for _, row := range []bool{false, true} {
+			write(mine, 9)
+			for _, r := range replicas {
+				r.catchUp()
+			}
+			_, primary = from(mine, 9)
+			require.False(t, primary)
+			a.failAt(stateError("23505"), "exec", "query")
+			if row {
+				err = db.ExecRow(mine, 0, "put", 0, 10).Scan()
+			} else {
+				_, err = db.Exec(mine, 0, "put", 0, 10)
+			}
+			require.ErrorIs(t, err, stateError("23505"))
+			a.setFail(nil)
+			_, primary = from(mine, 9)
+			require.True(t, primary)
 		}
-		a.failAt(stateError("23505"), "exec")
-		_, err = db.Exec(mine, 0, "put", 0, 10)
-		require.Error(t, err)
-		_, primary = from(mine, 9)
-		require.False(t, primary)
-		a.setFail(nil)
 
 		// In a transaction, and with a row.
 		require.NoError(t, db.InTx(mine, 0, nil, func(tx *Tx[int64]) error {
@@ -377,6 +385,84 @@ func TestReadYourWrites(t *testing.T) {
 		require.NoError(t, db.InTx(other, 0, &sql.TxOptions{ReadOnly: true}, func(tx *Tx[int64]) error { return nil }))
 		require.Empty(t, SessionToken(other))
 	})
+}
+
+// A part moves to a shard whose replica does not have it yet.
+func TestReadYourWritesMoved(t *testing.T) {
+	for _, there := range []bool{false, true} { // whether the session has written in that shard, too
+		synctest.Test(t, func(t *testing.T) {
+			db, cluster, router := newFakeDB(t, 1, SQLConfig{Consistency: ReadYourWrites, MaxWait: time.Millisecond})
+			from, to := ID("a"), ID("b")
+			router.place(0, Placement{Shard: from, Part: 7, Epoch: 5})
+			router.place(1, Placement{Shard: to, Part: 8, Epoch: 9})
+			mine := WithSession(t.Context())
+			keys := []int64{0}
+			if there {
+				keys = append(keys, 1)
+			}
+			for _, k := range keys {
+				_, err := db.Exec(mine, k, "put", k, 1)
+				require.NoError(t, err)
+			}
+			cluster.replicas[to][0].catchUp()
+			router.place(0, Placement{Shard: from, Part: 7, Epoch: 10, State: Fenced})
+			_, err := cluster.groups[to].Primary.Exec("put", 0, 1)
+			require.NoError(t, err)
+			router.place(0, Placement{Shard: to, Part: 7, Epoch: 11})
+
+			next, err := WithSessionToken(t.Context(), SessionToken(mine))
+			require.NoError(t, err)
+			for _, ctx := range []context.Context{mine, next} {
+				for range 2 {
+					require.Equal(t, int64(1), get(ctx, t, db, 0))
+				}
+			}
+			require.EqualValues(t, 4, db.Stats()[1].PrimaryReads)
+			cluster.replicas[to][0].catchUp()
+			time.Sleep(time.Second)
+			require.Equal(t, int64(1), get(mine, t, db, 0))
+			require.EqualValues(t, 4, db.Stats()[1].PrimaryReads, "then its replica will do")
+			require.Equal(t, int64(-1), get(WithSession(t.Context()), t, db, 4), "who has written nothing reads from any")
+		})
+	}
+}
+
+// A mapRouter has a topology.
+type mapRouter struct {
+	*fakeRouter
+	topology *Topology
+}
+
+func (r *mapRouter) Topology() *Topology { return r.topology }
+
+// Scatter, which has no placements, goes by the topology.
+func TestScatterMoved(t *testing.T) {
+	db, cluster, router := newFakeDB(t, 1, SQLConfig{Consistency: ReadYourWrites, MaxWait: time.Millisecond})
+	mapped := &mapRouter{router, nil}
+	db.router = mapped
+	mine := WithSession(t.Context())
+	_, err := db.Exec(mine, 0, "put", 0, 1)
+	require.NoError(t, err)
+	_, err = cluster.groups["b"].Primary.Exec("put", 0, 1)
+	require.NoError(t, err)
+	for _, epoch := range []uint64{0, 1, 2, 2} {
+		if epoch > 0 {
+			mapped.topology = &Topology{c: TopologyConfig{Epoch: epoch}}
+		}
+		before := db.Stats()[1].PrimaryReads
+		replies, err := ScatterOn(mine, db, []ID{"b"}, Policy{}, "list", nil, scanList)
+		require.NoError(t, err)
+		n := 0
+		for range ScatterSorted(mine, db, []ID{"b"}, Policy{}, "list", nil, scanPair, byFirst) {
+			n++
+		}
+		if epoch < 2 {
+			require.Equal(t, before, db.Stats()[1].PrimaryReads)
+		} else {
+			require.Len(t, replies[0].Value, 1)
+			require.Equal(t, 1, n)
+		}
+	}
 }
 
 // What is known of a replica is not believed for ever: when it has crashed, it can begin further back.
@@ -538,24 +624,24 @@ func TestSessionMarks(t *testing.T) {
 	p := place{"", "a"}
 	at := func(n uint64) Position { return Position{1, 1, n} }
 	before := s.marks(p)
-	s.mark(p) // a write that was acknowledged behind the position that is about to come
-	s.note(p, at(5), before)
-	_, _, unknown := s.need(p)
+	s.mark(p, 0) // a write that was acknowledged behind the position that is about to come
+	s.note(p, at(5), epochs{}, before)
+	_, _, unknown := s.need(p, 0)
 	require.True(t, unknown)
-	s.note(p, at(6), s.marks(p))
-	pos, all, unknown := s.need(p)
+	s.note(p, at(6), epochs{}, s.marks(p))
+	pos, all, unknown := s.need(p, 0)
 	require.Equal(t, at(6), pos)
 	require.False(t, all || unknown)
-	s.note(p, at(4), s.marks(p)) // an answer that comes late
-	pos, _, _ = s.need(p)
+	s.note(p, at(4), epochs{}, s.marks(p)) // an answer that comes late
+	pos, _, _ = s.need(p, 0)
 	require.Equal(t, at(6), pos)
-	s.note(p, Position{1, 2, 3}, s.marks(p)) // of the next primary
-	pos, _, _ = s.need(p)
+	s.note(p, Position{1, 2, 3}, epochs{}, s.marks(p)) // of the next primary
+	pos, _, _ = s.need(p, 0)
 	require.Equal(t, Position{1, 2, 3}, pos)
-	s.note(p, Position{7, 2, 3}, s.marks(p)) // of another database
-	_, _, unknown = s.need(p)
+	s.note(p, Position{7, 2, 3}, epochs{}, s.marks(p)) // of another database
+	_, _, unknown = s.need(p, 0)
 	require.True(t, unknown)
-	_, all, _ = s.need(place{"", "b"})
+	_, all, _ = s.need(place{"", "b"}, 0)
 	require.True(t, all)
 }
 
@@ -1037,7 +1123,7 @@ func TestChooseAllocs(t *testing.T) {
 		require.Equal(t, int64(1), get(ctx, t, db, 0))
 		require.Zero(t, testing.AllocsPerRun(1000, func() {
 			g := db.groups["a"]
-			n, ok := g.need(ctx)
+			n, ok := g.need(ctx, 0)
 			if !ok {
 				t.Error("the primary")
 			}

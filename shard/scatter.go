@@ -27,12 +27,13 @@ func ScatterOn[K, R any](ctx context.Context, db *DB[K], shards []ID, p Policy, 
 	if scan == nil {
 		panic("shard: the function that scans rows must not be nil")
 	}
+	epoch := db.epoch()
 	return Gather(ctx, shards, p, func(ctx context.Context, id ID) (v R, err error) {
 		g := db.groups[id]
 		if g == nil {
 			return v, ErrUnknownShard
 		}
-		rows, done, err := g.scatter(ctx, query, args)
+		rows, done, err := g.scatter(ctx, epoch, query, args)
 		if err != nil {
 			return v, err
 		}
@@ -57,9 +58,20 @@ func ScatterOn[K, R any](ctx context.Context, db *DB[K], shards []ID, p Policy, 
 	})
 }
 
+// epoch returns that of the router's topology, or 0 if it has none: before it, all parts have come to
+// where they are.
+func (db *DB[K]) epoch() uint64 {
+	if r, ok := db.router.(interface{ Topology() *Topology }); ok {
+		if t := r.Topology(); t != nil {
+			return t.Epoch()
+		}
+	}
+	return 0
+}
+
 // scatter executes a statement that reads. It is the same for all parts of the shard.
-func (g *group) scatter(ctx context.Context, query string, args []any) (rows *sql.Rows, done func(error), err error) {
-	done, err = g.read(ctx, g.hash, func(d *sql.DB) (err error) {
+func (g *group) scatter(ctx context.Context, epoch uint64, query string, args []any) (rows *sql.Rows, done func(error), err error) {
+	done, err = g.read(ctx, g.hash, epoch, func(d *sql.DB) (err error) {
 		rows, err = d.QueryContext(ctx, query, args...)
 		return err
 	})
@@ -98,8 +110,9 @@ func ScatterSorted[K, R any](ctx context.Context, db *DB[K], shards []ID, p Poli
 			o.close()
 		}()
 		var none R
+		epoch := db.epoch()
 		replies, err := Gather(ctx, shards, p, func(asked context.Context, id ID) (*openRows, error) {
-			return o.open(ctx, asked, db.groups[id], query, args)
+			return o.open(ctx, asked, db.groups[id], epoch, query, args)
 		})
 		if err != nil {
 			var partial *PartialError
@@ -135,13 +148,13 @@ type opened struct {
 
 // open executes a statement with a context that ends with asked until there is an answer, and with ctx
 // then.
-func (o *opened) open(ctx, asked context.Context, g *group, query string, args []any) (*openRows, error) {
+func (o *opened) open(ctx, asked context.Context, g *group, epoch uint64, query string, args []any) (*openRows, error) {
 	if g == nil {
 		return nil, ErrUnknownShard
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	detach := context.AfterFunc(asked, func() { cancel(context.Cause(asked)) })
-	rows, done, err := g.scatter(ctx, query, args)
+	rows, done, err := g.scatter(ctx, epoch, query, args)
 	if err != nil {
 		detach()
 		cancel(err)

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -26,8 +27,11 @@ const (
 	Eventual Consistency = -1
 	// ReadYourWrites reads from a replica that has every write of the session, if there is one, or will
 	// be within SQLConfig.MaxWait. A read that is in no session goes to the primary, and so does the
-	// first one after a write whose position the primary could not tell. It does not promise that what
-	// has been read is there at the next read, if others have written it.
+	// first one after a write whose position the primary could not tell, and the first one of a part
+	// that may have come to its shard since the session has written, as its Epoch is newer than what
+	// the session knows. (Scatter goes by the epoch of the topology, if the Router is a Map or has
+	// another method Topology, and otherwise does not know of moves.) It does not promise that what has
+	// been read is there at the next read, if others have written it.
 	ReadYourWrites Consistency = -2
 )
 
@@ -37,6 +41,9 @@ const (
 //
 // It is of use from some tens of milliseconds on, as less has passed until it is known how far a
 // replica is.
+//
+// What a part brings with it when it moves counts as written at its new shard when it is copied there:
+// who moves it must wait until the replicas of that shard have it, before it is Serving.
 func BoundedStaleness(d time.Duration) Consistency { return Consistency(max(d, 0)) }
 
 // String returns the name of the consistency, such as "Primary" or "BoundedStaleness(5s)".
@@ -81,7 +88,7 @@ func WithSession(ctx context.Context) context.Context {
 	if sessionOf(ctx) != nil {
 		return ctx
 	}
-	return context.WithValue(ctx, sessionKey{}, &session{wrote: make(map[place]written)})
+	return context.WithValue(ctx, sessionKey{}, &session{wrote: make(map[place]written), epoch: math.MaxUint64})
 }
 
 func sessionOf(ctx context.Context) *session {
@@ -89,13 +96,33 @@ func sessionOf(ctx context.Context) *session {
 	return s
 }
 
-// A session is what has been written in it.
-type session struct {
-	mu    sync.Mutex
-	wrote map[place]written
-	all   bool   // there may be writes in any shard, behind nobody knows which positions
-	clock uint64 // grows with each change
+// sessionsOf returns the session of ctx, if it has one.
+func sessionsOf(ctx context.Context) []*session {
+	if s := sessionOf(ctx); s != nil {
+		return []*session{s}
+	}
+	return nil
 }
+
+// A session is what has been written in it.
+//
+// A part can move after it was written, and then nothing is known of its new shard, whose replicas may
+// not have it yet. A part that has moved has a higher epoch than when it was written, and so than the
+// lowest one that was written; and what it has brought with it is in the primary of its new shard from
+// the moment on at which a router says that it is there. So a position that was asked for behind a
+// placement covers it. (The highest epoch that was written would not do: between two writes, what was
+// written first can move.)
+type session struct {
+	mu       sync.Mutex
+	wrote    map[place]written
+	all      bool   // there may be writes in any shard, behind nobody knows which positions
+	allMarks uint64 // how often all was set: it marks all places
+	epoch    uint64 // the lowest of the placements that were written; MaxUint64 if none was
+	clock    uint64 // grows with each change
+}
+
+// Epochs are those of the placements that a statement is about: the lowest and the highest.
+type epochs struct{ low, high uint64 }
 
 // A place is a shard of a DB.
 type place struct {
@@ -111,14 +138,16 @@ type place struct {
 type written struct {
 	pos     Position
 	unknown bool
+	epoch   uint64 // what has moved here until then is at pos or before it, too
 	marks   uint64 // how often unknown was set
 	changed uint64 // the session's clock at the last change
 }
 
 // mark notes that there is a write of which nobody knows the position, or whether it was one.
-func (s *session) mark(p place) {
+func (s *session) mark(p place, low uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.epoch = min(s.epoch, low)
 	w := s.wrote[p]
 	w.unknown = true
 	w.marks++
@@ -132,26 +161,31 @@ func (s *session) setLocked(p place, w written) {
 	s.wrote[p] = w
 }
 
-// marks returns how often mark was called, for note.
+// marks returns how often the place was marked, for note.
 func (s *session) marks(p place) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.wrote[p].marks
+	return s.wrote[p].marks + s.allMarks
 }
 
-// note notes a position that a primary has told of since marks was asked for. It has all that was
-// written before that, so it ends marks that are older; but not those of a write that may have been
-// later.
-func (s *session) note(p place, pos Position, marks uint64) {
+// note notes a position that a primary has told of since marks was asked for, and since a router has
+// returned placements with the epochs. It has all that was written before that, so it ends marks that
+// are older; but not those of a write that may have been later.
+func (s *session) note(p place, pos Position, e epochs, marks uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.epoch = min(s.epoch, e.low)
 	w, ok := s.wrote[p]
+	same := w.marks+s.allMarks == marks
 	switch {
-	case w.marks == marks && w.unknown, !ok:
+	case w.unknown && same:
 		w.pos, w.unknown = pos, false
-	case !w.merge(pos):
+	case !ok:
+		w.pos, w.unknown = pos, s.all && !same
+	case !w.merge(pos) && w.epoch >= e.high:
 		return
 	}
+	w.epoch = max(w.epoch, e.high)
 	s.setLocked(p, w)
 }
 
@@ -172,13 +206,14 @@ func (w *written) merge(pos Position) bool {
 	return false
 }
 
-// need returns the position that a replica must have; all if any will do, and unknown if none will.
-func (s *session) need(p place) (pos Position, all, unknown bool) {
+// need returns the position that a replica must have for a read of a placement with an epoch; all if
+// any will do, and unknown if none will.
+func (s *session) need(p place, epoch uint64) (pos Position, all, unknown bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w, ok := s.wrote[p]
 	switch {
-	case w.unknown, !ok && s.all:
+	case w.unknown, !ok && s.all, epoch > max(s.epoch, w.epoch):
 		return Position{}, false, true
 	case !ok:
 		return Position{}, true, false
@@ -203,7 +238,7 @@ const (
 // request to the next: letters, digits, "-" and "_", at most 3,072 of them. "" if nothing was written,
 // or ctx has no session.
 //
-// It is about 25 bytes for each shard that was written, and the names of the shard and of the DB. If
+// It is about 30 bytes for each shard that was written, and the names of the shard and of the DB. If
 // there are more than fit, it has the shards that were written last, and reads from others go to their
 // primaries.
 //
@@ -224,7 +259,7 @@ func SessionToken(ctx context.Context) string {
 		places = append(places, p)
 	}
 	slices.SortFunc(places, func(p, q place) int { return cmp.Compare(s.wrote[q].changed, s.wrote[p].changed) })
-	token := []byte{tokenVersion, 0}
+	token := binary.AppendUvarint([]byte{tokenVersion, 0}, s.epoch)
 	all := s.all
 	for _, p := range places {
 		before := len(token)
@@ -256,7 +291,7 @@ func appendWritten(b []byte, p place, w written) []byte {
 		b = binary.AppendUvarint(b, w.pos.Timeline)
 		b = binary.AppendUvarint(b, w.pos.Offset)
 	}
-	return b
+	return binary.AppendUvarint(b, w.epoch)
 }
 
 // errToken is returned of what is no token.
@@ -266,7 +301,7 @@ var errToken = errors.New("shard: not a session token")
 // has, if it has one. "" is nothing. If the token is none, it returns ctx, and an error: then it is not
 // known what the client has written, and it should be read with Primary.
 func WithSessionToken(ctx context.Context, token string) (context.Context, error) {
-	wrote, all, err := parseToken(token)
+	wrote, all, epoch, err := parseToken(token)
 	if err != nil {
 		return ctx, err
 	}
@@ -274,18 +309,33 @@ func WithSessionToken(ctx context.Context, token string) (context.Context, error
 	s := sessionOf(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.all = s.all || all
+	s.epoch = min(s.epoch, epoch)
+	before := s.all
+	if all {
+		// There may be writes where the token says nothing. (If somebody is being told a position at
+		// this moment, it can be that of an earlier one: then the places of the token are marked as
+		// well, which does no harm.)
+		s.all = true
+		s.allMarks++
+		for p, w := range s.wrote {
+			if !w.unknown && !slices.ContainsFunc(wrote, func(e tokenEntry) bool { return e.place == p }) {
+				w.unknown = true
+				s.setLocked(p, w)
+			}
+		}
+	}
 	for _, e := range slices.Backward(wrote) { // so that the last written is the last again
 		w, ok := s.wrote[e.place]
 		switch {
-		case e.unknown:
+		case e.unknown, !ok && before: // the session may have been further there
 			w.unknown = true
 			w.marks++
 		case !ok:
 			w.pos = e.pos
-		case !w.merge(e.pos):
+		case !w.merge(e.pos) && w.epoch >= e.epoch:
 			continue
 		}
+		w.epoch = max(w.epoch, e.epoch)
 		s.setLocked(e.place, w)
 	}
 	return ctx, nil
@@ -299,26 +349,30 @@ type tokenEntry struct {
 
 // parseToken returns the entries of a token. It takes only what SessionToken returns, so that of two
 // texts that mean the same one is refused.
-func parseToken(token string) (wrote []tokenEntry, all bool, err error) {
+func parseToken(token string) (wrote []tokenEntry, all bool, epoch uint64, err error) {
 	if token == "" {
-		return nil, false, nil
+		return nil, false, math.MaxUint64, nil
 	}
 	if len(token) > maxToken {
-		return nil, false, fmt.Errorf("%w: it has %d bytes, of at most %d", errToken, len(token), maxToken)
+		return nil, false, 0, fmt.Errorf("%w: it has %d bytes, of at most %d", errToken, len(token), maxToken)
 	}
 	if strings.ContainsAny(token, "\r\n") { // which the decoder skips
-		return nil, false, errToken
+		return nil, false, 0, errToken
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
 	if err != nil {
-		return nil, false, fmt.Errorf("%w: %w", errToken, err)
+		return nil, false, 0, fmt.Errorf("%w: %w", errToken, err)
 	}
-	if len(b) < 2 || b[0] != tokenVersion || b[1]&^tokenAll != 0 || len(b) == 2 && b[1] == 0 {
-		return nil, false, errToken
+	if len(b) < 2 || b[0] != tokenVersion || b[1]&^tokenAll != 0 {
+		return nil, false, 0, errToken
 	}
 	all = b[1] == tokenAll
+	epoch, b, ok := cutUvarint(b[2:], true)
+	if !ok || len(b) == 0 && !all {
+		return nil, false, 0, errToken
+	}
 	seen := map[place]bool{}
-	for b = b[2:]; len(b) > 0; {
+	for len(b) > 0 {
 		var e tokenEntry
 		ok := b[0]&^tokenUnknown == 0
 		e.unknown = b[0] == tokenUnknown
@@ -334,13 +388,14 @@ func parseToken(token string) (wrote []tokenEntry, all bool, err error) {
 			e.pos.Timeline, b, ok = cutUvarint(b, ok)
 			e.pos.Offset, b, ok = cutUvarint(b, ok)
 		}
+		e.epoch, b, ok = cutUvarint(b, ok)
 		if !ok || seen[e.place] {
-			return nil, false, errToken
+			return nil, false, 0, errToken
 		}
 		seen[e.place] = true
 		wrote = append(wrote, e)
 	}
-	return wrote, all, nil
+	return wrote, all, epoch, nil
 }
 
 // cutUvarint returns the number that b begins with, and the rest. It takes the shortest form only.

@@ -201,15 +201,15 @@ func (db *DB[K]) On(ctx context.Context, key K) (*sql.DB, Placement, error) {
 // does so if its driver says that the database has not been told of it (driver.ErrBadConn).
 //
 // In a session, it then asks the primary how far it is. If that fails, the write has succeeded all the
-// same, and the session reads from the primary, until that tells. So it does when it is not known
-// whether there was a write, because the answer did not come.
+// same, and the session reads from the primary, until that tells. So it does after an error, as there may have been a
+// write all the same: the answer did not come, or it is the answer to a later part of the statement.
 func (db *DB[K]) Exec(ctx context.Context, key K, query string, args ...any) (sql.Result, error) {
-	_, g, err := db.routeWrite(ctx, key)
+	p, g, err := db.routeWrite(ctx, key)
 	if err != nil {
 		return nil, err
 	}
 	result, err := g.primary.ExecContext(ctx, query, args...)
-	g.wrote(ctx, err)
+	g.wrote(ctx, epochs{p.Epoch, p.Epoch}, err, sessionsOf(ctx)...)
 	if err != nil {
 		return nil, g.failed(err)
 	}
@@ -219,17 +219,18 @@ func (db *DB[K]) Exec(ctx context.Context, key K, query string, args ...any) (sq
 // ExecRow is Exec for a statement that writes and returns at most one row, such as INSERT with
 // RETURNING. It is executed at once, but complete only when Scan has returned, which must be called.
 func (db *DB[K]) ExecRow(ctx context.Context, key K, query string, args ...any) *Row {
-	_, g, err := db.routeWrite(ctx, key)
+	p, g, err := db.routeWrite(ctx, key)
 	if err != nil {
 		return &Row{err: err}
 	}
+	wrote := func(err error) { g.wrote(ctx, epochs{p.Epoch, p.Epoch}, err, sessionsOf(ctx)...) }
 	row, err := readRow(ctx, g.primary, query, args)
 	if err != nil {
-		g.wrote(ctx, err)
+		wrote(err)
 		return &Row{err: g.failed(err)}
 	}
 	return &Row{scan: func(dest []any) error {
-		err := row.scan(dest, func(ended error) { g.wrote(ctx, ended) })
+		err := row.scan(dest, wrote)
 		return g.failed(err)
 	}}
 }
@@ -246,7 +247,7 @@ func (db *DB[K]) Query(ctx context.Context, key K, query string, args ...any) (*
 		return nil, err
 	}
 	var rows *sql.Rows
-	done, err := g.read(ctx, g.hashOf(p), func(d *sql.DB) (err error) {
+	done, err := g.read(ctx, g.hashOf(p), p.Epoch, func(d *sql.DB) (err error) {
 		rows, err = d.QueryContext(ctx, query, args...)
 		return err
 	})
@@ -266,7 +267,7 @@ func (db *DB[K]) QueryRow(ctx context.Context, key K, query string, args ...any)
 		return &Row{err: err}
 	}
 	return &Row{scan: func(dest []any) error {
-		done, err := g.read(ctx, g.hashOf(p), func(d *sql.DB) error {
+		done, err := g.read(ctx, g.hashOf(p), p.Epoch, func(d *sql.DB) error {
 			row, err := readRow(ctx, d, query, args)
 			if err != nil {
 				return err

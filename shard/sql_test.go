@@ -224,7 +224,7 @@ func TestRow(t *testing.T) {
 	cluster.primaries["a"].failAt(io.ErrUnexpectedEOF, "close")
 	mine := WithSession(t.Context())
 	require.ErrorIs(t, db.ExecRow(mine, 0, "put", 0, 2).Scan(&v), io.ErrUnexpectedEOF)
-	_, _, unknown := sessionOf(mine).need(place{"", "a"})
+	_, _, unknown := sessionOf(mine).need(place{"", "a"}, 0)
 	require.True(t, unknown)
 	cluster.primaries["a"].setFail(nil)
 	require.Error(t, db.ExecRow(mine, 0, "put", 0, 3).Scan(), "it was written all the same")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -89,7 +90,7 @@ func (db *DB[K]) InTx(ctx context.Context, key K, opts *sql.TxOptions, f func(*T
 	t.parts = map[any]checkedPart[K]{t.unit(key, p): {key, p.Epoch}}
 	done := func(error) {}
 	if reads {
-		done, err = g.read(ctx, g.hashOf(p), func(d *sql.DB) (err error) {
+		done, err = g.read(ctx, g.hashOf(p), p.Epoch, func(d *sql.DB) (err error) {
 			t.tx, err = d.BeginTx(ctx, opts)
 			return err
 		})
@@ -126,8 +127,8 @@ func (t *Tx[K]) commit(ctx context.Context, g *group) error {
 		return err
 	}
 	err := t.tx.Commit()
-	if !t.reads {
-		g.wrote(ctx, err)
+	if !t.reads && !refused(err) {
+		g.wrote(ctx, t.epochs(), err, sessionsOf(ctx)...)
 	}
 	switch {
 	case err == nil:
@@ -136,6 +137,17 @@ func (t *Tx[K]) commit(ctx context.Context, g *group) error {
 		return g.failed(err)
 	}
 	return g.failed(fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
+}
+
+// epochs returns those of the placements that the keys had.
+func (t *Tx[K]) epochs() epochs {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := epochs{low: math.MaxUint64}
+	for _, c := range t.parts {
+		e.low, e.high = min(e.low, c.epoch), max(e.high, c.epoch)
+	}
+	return e
 }
 
 // Shard returns the shard that the transaction is in.
