@@ -227,9 +227,9 @@ func (d *Directory[K]) divide(n, procs, capacity, negatives int) {
 	}
 }
 
-// movesKeys tells a DB that each key is a part of its own, whatever Part its row has, so that the state and
-// the epoch of one key say nothing of another.
-func (d *Directory[K]) movesKeys() {}
+// MovesKeys makes the Directory a KeyMover: it tells a DB that each key is a part of its own, whatever Part
+// its row has, so that the state and the epoch of one key say nothing of another.
+func (d *Directory[K]) MovesKeys() {}
 
 func (d *Directory[K]) hash(k K) uint64 {
 	return maphash.Comparable(d.hasher.Seed, k) & d.hasher.Mask

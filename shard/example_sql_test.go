@@ -100,6 +100,47 @@ func ExampleDB_InTx() {
 	// true
 }
 
+// A process that goes by an older topology does not know that a part is fenced, or has moved. So each shard
+// has a table with the epochs of its parts, and a transaction compares the one that it goes by. Who
+// moves a part changes that first: FOR SHARE makes this wait for the transactions that have read it, and
+// those that come later are refused. A part that has gone has no row there, or 0.
+func ExampleTx_Placement() {
+	db := openScores(shard.SQLConfig{}, " of Placement")
+	ctx := context.Background()
+	write := func(id int64) error {
+		return db.InTx(ctx, id, nil, func(tx *shard.Tx[int64]) error {
+			p, err := tx.Placement(id)
+			if err != nil {
+				return err
+			}
+			var epoch uint64
+			err = tx.QueryRow(ctx, id, "SELECT epoch FROM parts WHERE part = $1 FOR SHARE", p.Part).Scan(&epoch)
+			if err != nil {
+				return err
+			}
+			if epoch != p.Epoch {
+				return fmt.Errorf("part %d has epoch %d here, not %d: %w", p.Part, epoch, p.Epoch, shard.ErrStaleEpoch)
+			}
+			_, err = tx.Exec(ctx, id, "UPDATE scores SET points = $2 WHERE id = $1", id, 100)
+			return err
+		})
+	}
+	north, place, err := db.On(ctx, 102)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, epoch := range []uint64{place.Epoch, place.Epoch + 1} { // the second is that of another process, which fences it
+		if _, err := north.Exec("UPDATE parts SET epoch = $2 WHERE part = $1", place.Part, epoch); err != nil {
+			log.Fatal(err)
+		}
+		err := write(102)
+		fmt.Println(err, errors.Is(err, shard.ErrStaleEpoch))
+	}
+	// Output:
+	// <nil> false
+	// part 0 has epoch 2 here, not 1: stale epoch true
+}
+
 // The first rows of all shards, in their order. Each shard sends no more than could be needed.
 func ExampleScatterSorted() {
 	db := openScores(shard.SQLConfig{}, " of ScatterSorted")

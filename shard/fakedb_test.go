@@ -48,6 +48,8 @@ var fakeStatements = map[string]string{
 	"UPDATE scores SET points = $2 WHERE id = $1":                  "put",
 	"SELECT points FROM scores WHERE id = $1":                      "get",
 	"SELECT id, points FROM scores ORDER BY id LIMIT $1":           "list",
+	"SELECT epoch FROM parts WHERE part = $1 FOR SHARE":            "get",
+	"UPDATE parts SET epoch = $2 WHERE part = $1":                  "put",
 }
 
 // fakeServers are those that examples open by their names: as sql.Open("example", "north"), and its

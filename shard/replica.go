@@ -815,6 +815,11 @@ func sqlState(err error) string {
 	return ""
 }
 
+// refused reports whether err is the answer that a transaction was not committed.
+func (g *group) refused(err error) bool {
+	return refused(err) || err != nil && g.c.Refused != nil && g.c.Refused(err)
+}
+
 // refused reports whether err is a database's answer that it has not done what it was to do.
 func refused(err error) bool {
 	switch state := sqlState(err); {

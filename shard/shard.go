@@ -90,6 +90,14 @@ type Router[K any] interface {
 	Route(ctx context.Context, k K) (Placement, error)
 }
 
+// A KeyMover is a Router in which each key moves by itself, whatever Part its placement has: a Directory is
+// one. A Router that asks a KeyMover should be one, too, or a transaction takes keys of the same Part for
+// one that moves as a whole, and returns ErrStaleEpoch of two that have different epochs.
+type KeyMover interface {
+	// MovesKeys does nothing.
+	MovesKeys()
+}
+
 // A RangeRouter says where all keys of a range are.
 type RangeRouter[K any] interface {
 	// RouteRange returns the placements of all parts that can have keys from lo to hi, both included,

@@ -54,6 +54,10 @@ type SQLConfig struct {
 	// package sql knows, and the SQLSTATEs of PostgreSQL that say so need no mention. nil: there are no
 	// others.
 	Unreachable func(error) bool
+	// Refused reports of the error of a commit whether it is the database's answer that it has not
+	// committed, and will not: then it is not ErrOutcomeUnknown. Those that tell their SQLSTATE need no
+	// mention; pgx.ErrTxCommitRollback, which does not, is one. nil: there are no others.
+	Refused func(error) bool
 }
 
 // checked returns the config with its defaults.

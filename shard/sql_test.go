@@ -284,6 +284,12 @@ func TestInTx(t *testing.T) {
 			require.EqualError(t, tx.QueryRow(ctx, k, "get", k).Scan(&v), want)
 		}
 		require.NoError(t, tx.Check(8))
+		p, err := tx.Placement(8)
+		require.NoError(t, err)
+		require.Equal(t, Placement{Shard: "a", Epoch: 1}, p)
+		p, err = tx.Placement(1)
+		require.ErrorIs(t, err, ErrCrossShard)
+		require.Zero(t, p)
 		return nil
 	}))
 	require.Equal(t, [][2]int64{{0, 1}, {4, 2}}, a.visible())
@@ -318,12 +324,16 @@ func TestInTx(t *testing.T) {
 	wg.Wait()
 	canceled, cancel := context.WithCancel(ctx)
 	defer cancel()
-	require.ErrorIs(t, db.InTx(canceled, 0, nil, func(tx *Tx[int64]) error {
+	canceled = WithSession(canceled)
+	err := db.InTx(canceled, 0, nil, func(tx *Tx[int64]) error {
 		write(tx)
 		cancel()
 		return nil
-	}), context.Canceled)
-	err := db.InTx(ctx, 0, &sql.TxOptions{ReadOnly: true}, func(tx *Tx[int64]) error {
+	})
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, ErrOutcomeUnknown, "it was not tried")
+	require.Empty(t, SessionToken(canceled))
+	err = db.InTx(ctx, 0, &sql.TxOptions{ReadOnly: true}, func(tx *Tx[int64]) error {
 		_, err := tx.Exec(ctx, 0, "put", 0, 99)
 		return err
 	})
@@ -342,7 +352,12 @@ func TestInTx(t *testing.T) {
 	// Without a router nobody knows whether the keys are where they were.
 	for _, check := range []bool{true, false} {
 		err = db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error {
-			require.EqualError(t, tx.QueryRow(ctx, 0, "nonsense").Scan(), `syntax error in "nonsense"`)
+			_, err := tx.Exec(ctx, 0, "nonsense")
+			require.EqualError(t, err, `shard "a": syntax error in "nonsense"`)
+			_, err = tx.Query(ctx, 0, "nonsense")
+			require.EqualError(t, err, `shard "a": syntax error in "nonsense"`)
+			require.EqualError(t, tx.QueryRow(ctx, 0, "nonsense").Scan(), `shard "a": syntax error in "nonsense"`)
+			require.EqualError(t, tx.QueryRow(ctx, 0, "get", 4).Scan(new(sql.RawBytes)), `shard "a": shard: RawBytes cannot be scanned from a Row`)
 			write(tx)
 			router.err = mine
 			if check {
@@ -717,7 +732,7 @@ func stored(t *testing.T, cluster *fakeCluster, id ID, keys ...int64) (n int) {
 // A keyRouter is a router in which each key moves by itself, as in a Directory.
 type keyRouter struct{ Router[int64] }
 
-func (keyRouter) movesKeys() {}
+func (keyRouter) MovesKeys() {}
 
 // TestInTxKeys has keys of a directory, whose placements have the same part, and other or the same epochs.
 func TestInTxKeys(t *testing.T) {
@@ -741,4 +756,122 @@ func TestInTxKeys(t *testing.T) {
 		require.ErrorIs(t, both(func() { router.place(4, Placement{Shard: "b", Epoch: 9}) }), ErrCrossShard)
 	}
 	require.Equal(t, 2, stored(t, cluster, "a", 0, 4))
+}
+
+// An insertStore takes what is inserted. The Directory remembers it.
+type insertStore struct{ DirectoryStore[int64] }
+
+func (insertStore) Insert(_ context.Context, _ int64, p Placement) (Placement, error) { return p, nil }
+
+// Keys of a Directory, which have the same part and epochs of their own.
+func TestInTxDirectory(t *testing.T) {
+	db, _, _ := newFakeDB(t, 0, SQLConfig{})
+	d, err := NewDirectory(insertStore{}, DirectoryConfig[int64]{Capacity: 10})
+	require.NoError(t, err)
+	ctx := t.Context()
+	for key := range int64(2) {
+		_, err := d.Insert(ctx, key, Placement{Shard: "a", Epoch: uint64(7 + key)})
+		require.NoError(t, err)
+	}
+	type wrapper struct { // one that has its methods as well
+		Router[int64]
+		KeyMover
+	}
+	for _, router := range []Router[int64]{d, wrapper{d, d}} {
+		db.router = router
+		require.NoError(t, db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error { return tx.Check(1) }))
+	}
+	db.router = routerFunc(func(k int64) (Placement, error) { return d.Route(ctx, k) })
+	require.ErrorIs(t, db.InTx(ctx, 0, nil, func(tx *Tx[int64]) error { return tx.Check(1) }), ErrStaleEpoch, "as KeyMover says")
+}
+
+// The sessions of the statements in a transaction are told of it, whichever context it has itself.
+func TestInTxSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, fault := range []string{"", "written", "commit"} {
+			db, cluster, _ := newFakeDB(t, 1, SQLConfig{Consistency: ReadYourWrites, MaxWait: time.Millisecond})
+			a := cluster.primaries["a"]
+			put(t, db, 0, 1)
+			sessions := make([]context.Context, 7)
+			for i := range sessions {
+				sessions[i] = WithSession(t.Context())
+			}
+			own, none := sessions[0], sessions[6]
+			asked := 0
+			a.setFail(func(_ context.Context, op string) error {
+				if op == "written" {
+					asked++
+				}
+				if op == fault {
+					return io.ErrUnexpectedEOF
+				}
+				return nil
+			})
+			err := db.InTx(own, 0, nil, func(tx *Tx[int64]) error {
+				for i, ctx := range sessions[1:6] {
+					switch i % 3 {
+					case 0:
+						_, err := tx.Exec(ctx, 0, "put", 0, 2)
+						require.NoError(t, err)
+					case 1:
+						rows, err := tx.Query(ctx, 0, "put", 0, 2)
+						require.NoError(t, err)
+						require.NoError(t, rows.Close())
+					case 2:
+						var k int64
+						require.NoError(t, tx.QueryRow(ctx, 0, "put", 0, 2).Scan(&k))
+					}
+				}
+				_, err := tx.Exec(none, 1, "put", 1, 2) // nothing is done
+				require.ErrorIs(t, err, ErrCrossShard)
+				require.Empty(t, SessionToken(sessions[1]), "not committed")
+				return nil
+			})
+			require.Equal(t, fault == "commit", errors.Is(err, ErrOutcomeUnknown))
+			require.Equal(t, fault != "commit", err == nil)
+			require.Equal(t, fault != "commit", asked == 1, "once for all")
+			a.setFail(nil)
+			for i, ctx := range sessions[:6] {
+				require.NotEmpty(t, SessionToken(ctx), "%d", i)
+				if fault == "" {
+					require.Equal(t, int64(2), get(ctx, t, db, 0), "%d", i)
+				}
+			}
+			require.Empty(t, SessionToken(none))
+			// Not of one that reads, nor of one that is rolled back.
+			other := WithSession(t.Context())
+			for _, reads := range []bool{false, true} {
+				failure := map[bool]error{false: io.EOF}[reads]
+				require.Equal(t, failure, db.InTx(t.Context(), 0, &sql.TxOptions{ReadOnly: reads}, func(tx *Tx[int64]) error {
+					rows, err := tx.Query(other, 0, "get", 0)
+					require.NoError(t, err)
+					require.NoError(t, rows.Close())
+					return failure
+				}))
+			}
+			require.Empty(t, SessionToken(other))
+		}
+	})
+}
+
+// What a database says it has not committed is known, if the driver's error is.
+func TestRefused(t *testing.T) {
+	refusal := errors.New("rolled back")
+	for _, known := range []bool{false, true} {
+		c := SQLConfig{}
+		if known {
+			c.Refused = func(err error) bool { return errors.Is(err, refusal) }
+		}
+		db, cluster, _ := newFakeDB(t, 0, c)
+		for _, err := range []error{refusal, fmt.Errorf("x: %w", refusal), io.EOF, stateError("40001")} {
+			cluster.primaries["a"].failAt(err, "commit")
+			mine := WithSession(t.Context())
+			got := db.InTx(mine, 0, nil, func(*Tx[int64]) error { return nil })
+			require.ErrorIs(t, got, err)
+			sure := err == stateError("40001") || known && errors.Is(err, refusal)
+			require.Equal(t, !sure, errors.Is(got, ErrOutcomeUnknown), "%v", err)
+			require.Equal(t, sure, SessionToken(mine) == "")
+			cluster.primaries["a"].setFail(nil)
+		}
+	}
 }
