@@ -35,8 +35,9 @@ type IDConfig struct {
 	MaxLead time.Duration
 	// MaxRegression is by how much the clock may be set back without anybody noticing: IDs go on from
 	// the last. 0: 2 s, which is more than a leap second and the adjustments of NTP: ntpd steps
-	// the clock by what is more than 128 ms, at a second chrony does. A process that is restarted
-	// within that time, without a Mark, could issue IDs twice.
+	// the clock by what is more than 128 ms, at a second chrony does. Less than 10 µs counts as that: so
+	// much can the two clocks that time.Now reads, and the system turns, differ. A process that is
+	// restarted within that time, without a Mark, could issue IDs twice.
 	MaxRegression time.Duration
 	// WaitForClock says that after greater regressions callers wait, as long as their contexts let them,
 	// until the clock is as late as it was, less MaxRegression. Otherwise they get
@@ -187,6 +188,7 @@ func newIDGen(c IDConfig, set func() time.Duration) (*IDGen, error) {
 			*d.value = d.zero
 		}
 	}
+	c.MaxRegression = max(c.MaxRegression, 10*time.Microsecond)
 	if c.MarkAhead < l.Unit {
 		return nil, fmt.Errorf("shard: MarkAhead must be at least Unit, which is %v, got %v", l.Unit, c.MarkAhead)
 	}
