@@ -18,6 +18,7 @@ import (
 //
 //	put K V        writes, and as a query returns K
 //	get K          returns the number of K, if it has one
+//	get more K     does so, and says that another result may follow
 //	list [LIMIT]   returns K and its number for all, sorted
 //
 // and those of fakeStatements, which mean the same. It has a log of what was written, and can be a
@@ -32,7 +33,7 @@ type fakeServer struct {
 	timeline uint64
 
 	// fail is asked before each operation: connect, exec, query, next, begin, commit, rollback;
-	// written, replayed and beat of the probe. It may block.
+	// written, replayed and beat of the probe, and told, when it has a position. It may block.
 	fail func(ctx context.Context, op string) error
 	// lose is asked when a commit, or a put outside of a transaction, has been done.
 	lose func() error
@@ -314,7 +315,7 @@ func (c *fakeConn) QueryContext(ctx context.Context, query string, args []driver
 	}
 	r := &fakeRows{s: c.s, ctx: ctx}
 	switch query {
-	case "get":
+	case "get", "get more":
 		r.columns = []string{"v"}
 		all := c.s.visible()
 		if c.tx != nil {
@@ -345,6 +346,9 @@ func (c *fakeConn) QueryContext(ctx context.Context, query string, args []driver
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	c.s.rows++
+	if query == "get more" {
+		return moreRows{r}, nil
+	}
 	return r, nil
 }
 
@@ -381,6 +385,12 @@ func (r *fakeRows) Next(dest []driver.Value) error {
 	return nil
 }
 
+// moreRows are not at their end when there are no more rows: package sql closes them only when it is told.
+type moreRows struct{ *fakeRows }
+
+func (moreRows) HasNextResultSet() bool { return true }
+func (moreRows) NextResultSet() error   { return io.EOF }
+
 // A fakeProbe is the LagProbe of fakeServers. Of replicas of a timeline it tells the one that they have
 // seen.
 type fakeProbe struct{ servers map[*sql.DB]*fakeServer }
@@ -393,8 +403,9 @@ func (p fakeProbe) Written(ctx context.Context, d *sql.DB) (Position, error) {
 		return Position{}, err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return Position{1, s.timeline, uint64(len(s.log))}, nil
+	pos := Position{1, s.timeline, uint64(len(s.log))}
+	s.mu.Unlock()
+	return pos, s.check(ctx, "told")
 }
 
 func (p fakeProbe) Replayed(ctx context.Context, d *sql.DB) (Position, error) {
@@ -403,11 +414,12 @@ func (p fakeProbe) Replayed(ctx context.Context, d *sql.DB) (Position, error) {
 		return Position{}, err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.primary == nil {
+	pos, follows := Position{1, s.timeline, uint64(s.applied)}, s.primary != nil
+	s.mu.Unlock()
+	if !follows {
 		return Position{}, errNotAReplica
 	}
-	return Position{1, s.timeline, uint64(s.applied)}, nil
+	return pos, s.check(ctx, "told")
 }
 
 func (p fakeProbe) Beat(ctx context.Context, d *sql.DB) error {

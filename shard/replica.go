@@ -34,9 +34,10 @@ type Replica struct {
 // endpoints have the names of replicas as values; whatever has another method is adapted by a function
 // of two lines.
 type Balancer interface {
-	// Choose returns the name of a replica, and a function that is called once: with the error if it
-	// cannot be reached or was too slow, or else nil; and with context.Canceled if it is not used after
-	// all, because it does not have what the read is to see. Then Choose is called again, some times.
+	// Choose returns the name of a replica, and a function that is called once, unless it is nil: with
+	// the error if it cannot be reached or was too slow, or else nil; and with context.Canceled if it is
+	// not used after all, because it does not have what the read is to see, or was asked for that first.
+	// Then Choose is called again, some times.
 	// If it returns an error, or a name that no replica has, the replicas that are fit take turns.
 	//
 	// hash is the same for all keys of a part, so that reads of a part can be kept together. Choose is
@@ -161,8 +162,11 @@ type knowledge struct {
 // age returns how long t was before now. A system that sleeps stops the clock that does not jump, and a
 // step back turns the other one back; so the larger counts, which is never too small for both.
 func age(now, t time.Time) time.Duration {
-	return max(now.Sub(t), now.Round(0).Sub(t.Round(0)))
+	return elapsed(now.Sub(t), now.Round(0).Sub(t.Round(0)))
 }
+
+// elapsed is age, of what the two clocks say.
+func elapsed(monotonic, wall time.Duration) time.Duration { return max(monotonic, wall) }
 
 // newGroup checks and copies a group.
 func newGroup(id ID, config Group, c *SQLConfig) (*group, error) {
@@ -188,6 +192,15 @@ func newGroup(id ID, config Group, c *SQLConfig) (*group, error) {
 		g.replicas = append(g.replicas, &replica{Replica: r})
 	}
 	return g, nil
+}
+
+// databases returns all of the group.
+func (g *group) databases() []*sql.DB {
+	all := []*sql.DB{g.primary}
+	for _, r := range g.replicas {
+		all = append(all, r.DB)
+	}
+	return all
 }
 
 // hashOf returns the hash of a part for a Balancer.
@@ -291,6 +304,9 @@ func (g *group) choose(n need, hash uint64, not *tried) (*replica, func(error)) 
 			if err != nil {
 				break
 			}
+			if done == nil {
+				done = doNothing
+			}
 			i := slices.IndexFunc(g.replicas, func(r *replica) bool { return r.Name == name })
 			if i >= 0 && !not.has(g.replicas[i]) && g.satisfies(g.replicas[i], n, now) {
 				return g.replicas[i], done
@@ -381,7 +397,8 @@ func (g *group) find(ctx context.Context, n need, hash uint64, not *tried) (*rep
 	r, done := g.choose(n, hash, not)
 	if r == nil && n.c != Eventual && !n.any {
 		r, done = g.await(ctx, n, hash, not)
-	} else if r != nil && g.refresh(ctx, r, n, not) && !g.satisfies(r, n, time.Now()) {
+	} else if r != nil && g.refresh(ctx, r, n, not) {
+		// It may not be fit any more; and the time that this has taken is none of the replica's.
 		done(context.Canceled)
 		r, done = g.choose(n, hash, not)
 	}
@@ -464,7 +481,12 @@ func (g *group) await(ctx context.Context, n need, hash uint64, not *tried) (*re
 		}
 		timer.Stop()
 	}
-	g.timeouts.Add(1)
+	if ctx.Err() == nil {
+		if !w.waited { // but for an answer
+			g.waits.Add(1)
+		}
+		g.timeouts.Add(1)
+	}
 	return nil, nil
 }
 
@@ -867,7 +889,7 @@ type GroupStats struct {
 	PrimaryReads int64
 	// Waits is how many reads have waited for a replica.
 	Waits int64
-	// Timeouts is how many of these have waited for so long that the primary was asked.
+	// Timeouts is how many of these have waited for MaxWait, so that the primary was asked.
 	Timeouts int64
 	// Heartbeats is how many heartbeats were sent.
 	Heartbeats int64

@@ -74,6 +74,8 @@ func TestErrorsOfDatabases(t *testing.T) {
 
 // The age of what is known is that of the clock that says more.
 func TestAge(t *testing.T) {
+	require.Equal(t, time.Hour, elapsed(time.Second, time.Hour), "asleep, or the clock was set forward")
+	require.Equal(t, time.Second, elapsed(time.Second, -time.Hour), "the clock was set back")
 	now := time.Now()
 	require.Equal(t, time.Second, age(now.Add(time.Second), now))
 	require.Equal(t, time.Hour, age(now.Round(0).Add(time.Hour), now), "asleep, or the clock was set forward")
@@ -1037,6 +1039,146 @@ func TestBalancer(t *testing.T) {
 	b.panics = false
 	get(ctx, t, db, 0)
 	ends(nil)
+}
+
+// What a read waits for before it is sent to a replica is not taken for the replica's time.
+func TestBalancerTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := newFakeCluster(t, 1, "a")
+		g := cluster.groups["a"]
+		b := &timingBalancer{}
+		g.Balancer = b
+		cluster.groups["a"] = g
+		db, err := OpenSQL(&fakeRouter{ids: []ID{"a"}}, cluster.groups, SQLConfig{Consistency: BoundedStaleness(200 * time.Millisecond), MaxWait: time.Second})
+		require.NoError(t, err)
+		put(t, db, 0, 1)
+		cluster.replicas["a"][0].catchUp()
+		slow := func(_ context.Context, op string) error {
+			if op == "written" || op == "replayed" {
+				time.Sleep(20 * time.Millisecond)
+			}
+			return nil
+		}
+		cluster.primaries["a"].setFail(slow)
+		cluster.replicas["a"][0].setFail(slow)
+		start := time.Now()
+		for range 20 {
+			get(t.Context(), t, db, 0)
+			time.Sleep(55 * time.Millisecond)
+		}
+		require.Greater(t, time.Since(start), 20*(55+20)*time.Millisecond, "it was asked each time")
+		require.Zero(t, db.Stats()[0].PrimaryReads)
+		require.GreaterOrEqual(t, b.used, 20)
+		require.Zero(t, b.took)
+	})
+}
+
+// A timingBalancer measures the replica r0.
+type timingBalancer struct {
+	took time.Duration // the most
+	used int
+}
+
+func (b *timingBalancer) Choose(uint64) (string, func(error), error) {
+	start := time.Now()
+	return "r0", func(err error) {
+		if err == nil {
+			b.took = max(b.took, time.Since(start))
+			b.used++
+		}
+	}, nil
+}
+
+// A nilBalancer does not want to know how it ends.
+type nilBalancer string
+
+func (b nilBalancer) Choose(uint64) (string, func(error), error) { return string(b), nil, nil }
+
+func TestBalancerNil(t *testing.T) {
+	for _, name := range []nilBalancer{"r1", "x"} {
+		cluster := newFakeCluster(t, 2, "a")
+		g := cluster.groups["a"]
+		g.Balancer = name
+		cluster.groups["a"] = g
+		db, err := OpenSQL(&fakeRouter{ids: []ID{"a"}}, cluster.groups, SQLConfig{Consistency: Eventual})
+		require.NoError(t, err)
+		for range 4 {
+			require.Equal(t, int64(-1), get(t.Context(), t, db, 0))
+		}
+		require.EqualValues(t, map[nilBalancer]int{"r1": 4, "x": 2}[name], db.Stats()[0].Replicas[1].Reads)
+	}
+}
+
+// Reads that have waited in vain, for a pause or an answer, and not those whose callers have gone.
+func TestTimeouts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, hangs := range []bool{false, true} {
+			db, cluster, _ := newFakeDB(t, 1, SQLConfig{Consistency: ReadYourWrites, MaxWait: time.Second})
+			mine := WithSession(t.Context())
+			_, err := db.Exec(mine, 0, "put", 0, 1)
+			require.NoError(t, err)
+			if hangs {
+				cluster.replicas["a"][0].hang()
+			}
+			short, cancel := context.WithTimeout(mine, 100*time.Millisecond)
+			defer cancel()
+			require.ErrorIs(t, db.QueryRow(short, 0, "get", 0).Scan(), context.DeadlineExceeded)
+			require.Zero(t, db.Stats()[0].Timeouts)
+			waits := db.Stats()[0].Waits
+			_, err = db.Exec(mine, 0, "put", 0, 2)
+			require.NoError(t, err)
+			require.Equal(t, int64(2), get(mine, t, db, 0))
+			require.EqualValues(t, 1, db.Stats()[0].Timeouts)
+			require.Equal(t, waits+1, db.Stats()[0].Waits)
+		}
+	})
+}
+
+// The time of what is known is that from before the question: what has been written since need not be in
+// the answer.
+func TestTimeOfAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, cluster, _ := newFakeDB(t, 1, SQLConfig{MaxWait: time.Second})
+		g := db.groups["a"]
+		r := g.replicas[0]
+		slow := func(_ context.Context, op string) error {
+			if op == "told" {
+				time.Sleep(100 * time.Millisecond)
+			}
+			return nil
+		}
+		cluster.primaries["a"].setFail(slow)
+		cluster.replicas["a"][0].setFail(slow)
+		start := time.Now()
+		require.True(t, g.sample(t.Context(), t.Context()))
+		require.Equal(t, 100*time.Millisecond, time.Since(start))
+		require.Equal(t, start, g.samples[0].at)
+
+		start = time.Now()
+		require.True(t, g.askIfFree(t.Context(), t.Context(), r))
+		k := r.known.Load()
+		require.Equal(t, start, k.at)
+		require.Equal(t, start.Add(100*time.Millisecond), k.unmoved)
+		cluster.replicas["a"][0].failAt(errNotAReplica, "told")
+		start = time.Now()
+		require.True(t, g.askIfFree(t.Context(), t.Context(), r))
+		require.Equal(t, start, r.known.Load().at)
+		require.Error(t, r.known.Load().err)
+
+		// A write that is acknowledged while the position is on its way.
+		s := sessionOf(WithSession(t.Context()))
+		cluster.primaries["a"].setFail(func(_ context.Context, op string) error {
+			if op == "told" {
+				s.mark(g.place, 1)
+			}
+			return nil
+		})
+		for range 2 { // also if there is an older one
+			require.True(t, g.tell(t.Context(), epochs{1, 1}, s))
+			_, _, unknown := s.need(g.place, 1)
+			require.True(t, unknown)
+		}
+	})
 }
 
 // A probe that panics leaves nobody waiting.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"iter"
 	"sync"
+	"time"
 )
 
 // Scatter executes a statement that reads in all shards, several at the same time, and returns what
@@ -95,9 +96,14 @@ func (g *group) scatter(ctx context.Context, epoch uint64, query string, args []
 // as without what it has left out nobody knows which row is the next. So a loop that ends at any error
 // never takes a part for the whole.
 //
+// Rows that a shard does not return in the order end the loop so, too, when that is seen: then the error
+// is also ErrUnsorted.
+//
 // scan is called after Next, in the goroutine of the loop. PerShard is how long each shard may take to
-// answer, but not for its rows. Each shard keeps a connection until the loop ends; all rows are closed
-// then, however it ends. Each range over what ScatterSorted returns executes the statement anew.
+// answer, but not for its rows. Each shard keeps a connection until the loop ends, so the loop must not
+// wait for another of a sql.DB that has no more (sql.DB.SetMaxOpenConns). All rows are closed then, however it
+// ends: a driver may read what is left of them for that, and if that takes longer than 100 ms, the
+// statements that are left are cancelled. Each range over what ScatterSorted returns executes the statement anew.
 func ScatterSorted[K, R any](ctx context.Context, db *DB[K], shards []ID, p Policy, query string, args []any, scan func(*sql.Rows) (R, error), compare func(a, b R) int) iter.Seq2[R, error] {
 	if scan == nil || compare == nil {
 		panic("shard: the functions that scan and compare rows must not be nil")
@@ -106,7 +112,10 @@ func ScatterSorted[K, R any](ctx context.Context, db *DB[K], shards []ID, p Poli
 		ctx, cancel := context.WithCancel(ctx)
 		var o opened
 		defer func() {
-			cancel()
+			defer cancel()
+			// Drivers give up a connection whose statement is cancelled. Mostly there is little left to
+			// read, and a new connection costs more.
+			defer time.AfterFunc(closeGrace, cancel).Stop()
 			o.close()
 		}()
 		var none R
@@ -122,7 +131,7 @@ func ScatterSorted[K, R any](ctx context.Context, db *DB[K], shards []ID, p Poli
 		}
 		seqs := make([]iter.Seq2[R, error], len(replies))
 		for i, reply := range replies {
-			seqs[i] = eachRow(reply.Value, scan)
+			seqs[i] = eachRow(reply.Value, scan, compare)
 		}
 		for v, err := range MergeSorted(compare, seqs...) {
 			if !yield(v, err) {
@@ -131,6 +140,9 @@ func ScatterSorted[K, R any](ctx context.Context, db *DB[K], shards []ID, p Poli
 		}
 	}
 }
+
+// closeGrace is how long rows that are not wanted any more may take to be closed, before they are cancelled.
+const closeGrace = 100 * time.Millisecond
 
 // openRows is the rows of a shard.
 type openRows struct {
@@ -183,17 +195,23 @@ func (o *opened) close() {
 	}
 }
 
-// eachRow yields what scan makes of each row.
-func eachRow[R any](r *openRows, scan func(*sql.Rows) (R, error)) iter.Seq2[R, error] {
+// eachRow yields what scan makes of each row. It looks at their order itself, as MergeSorted does not know
+// which shard they are of.
+func eachRow[R any](r *openRows, scan func(*sql.Rows) (R, error), compare func(a, b R) int) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
-		var none R
-		for r.rows.Next() {
+		var none, last R
+		for first := true; r.rows.Next(); first = false {
 			v, err := scan(r.rows)
 			if err != nil {
 				r.err = err
 				yield(none, r.group.failed(err))
 				return
 			}
+			if !first && compare(last, v) > 0 {
+				yield(none, r.group.failed(ErrUnsorted)) // the database has done what it was told
+				return
+			}
+			last = v
 			if !yield(v, nil) {
 				return
 			}

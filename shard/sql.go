@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -16,7 +17,9 @@ import (
 type Group struct {
 	_ struct{}
 
-	// Primary is the database that is written. Required.
+	// Primary is the database that is written. Required. No other group can have it, nor its replicas:
+	// what asks several shards at once would wait for connections that it has taken itself, if there is
+	// a limit. Shards that are in one database have an sql.DB each.
 	Primary *sql.DB
 	// Replicas are copies of it, which can be read. They may be none.
 	Replicas []Replica
@@ -119,8 +122,8 @@ type DB[K any] struct {
 
 // OpenSQL returns a DB, or an error that says what of its arguments cannot be used: a router that is
 // nil, or knows a shard that has no group; a group without a Primary, or with a replica that has no
-// database, no name, or that of another; or a field of the config. It connects to no database, but the
-// goroutines of ProbeInterval do. groups and what is in it is copied.
+// database, no name, or that of another; an sql.DB of two groups; or a field of the config. It connects
+// to no database, but the goroutines of ProbeInterval do. groups and what is in it is copied.
 //
 // A Router that is no Lister can return placements on shards that have no group; then calls with such a
 // key return ErrUnknownShard.
@@ -129,17 +132,24 @@ func OpenSQL[K any](r Router[K], groups map[ID]Group, c SQLConfig) (*DB[K], erro
 	if err != nil {
 		return nil, err
 	}
-	if r == nil {
+	if v := reflect.ValueOf(r); !v.IsValid() || (v.Kind() == reflect.Pointer || v.Kind() == reflect.Func) && v.IsNil() {
 		return nil, errors.New("shard: router must not be nil")
 	}
 	db := &DB[K]{router: r, config: c, groups: make(map[ID]*group, len(groups)), ids: slices.Sorted(maps.Keys(groups))}
 	if len(groups) == 0 {
 		return nil, errors.New("shard: groups must not be empty")
 	}
+	owner := map[*sql.DB]ID{}
 	for _, id := range db.ids {
 		g, err := newGroup(id, groups[id], &db.config)
 		if err != nil {
 			return nil, err
+		}
+		for _, d := range g.databases() {
+			if other, ok := owner[d]; ok && other != id {
+				return nil, fmt.Errorf("shard: groups must have databases of their own, got the same *sql.DB for %q and %q", other, id)
+			}
+			owner[d] = id
 		}
 		db.groups[id] = g
 	}

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,7 +61,11 @@ func TestOpenSQL(t *testing.T) {
 		{"router", nil, good, SQLConfig{}, "shard: router must not be nil"},
 		{"no groups", router, nil, SQLConfig{}, "shard: groups must not be empty"},
 		{"no name", router, map[ID]Group{"": a}, SQLConfig{}, `shard: groups must not have "" as a shard`},
-		{"a hole", router, map[ID]Group{"a": a, "c": a}, SQLConfig{}, `shard: groups must have all shards of the router, got none for "b": unknown shard`},
+		{"a nil pointer", (*Map[int64])(nil), good, SQLConfig{}, "shard: router must not be nil"},
+		{"a nil function", routerFunc(nil), good, SQLConfig{}, "shard: router must not be nil"},
+		{"the same database", router, map[ID]Group{"a": a, "b": a}, SQLConfig{}, `shard: groups must have databases of their own, got the same *sql.DB for "a" and "b"`},
+		{"of a replica", router, map[ID]Group{"a": {Primary: a.Primary, Replicas: []Replica{{Name: "x", DB: good["b"].Primary}}}, "b": good["b"]}, SQLConfig{}, `shard: groups must have databases of their own, got the same *sql.DB for "a" and "b"`},
+		{"a hole", router, map[ID]Group{"a": a, "c": good["c"]}, SQLConfig{}, `shard: groups must have all shards of the router, got none for "b": unknown shard`},
 		{"primary", router, map[ID]Group{"a": a, "b": {}}, SQLConfig{}, `shard: Primary of "b" must not be nil`},
 		{"replica", router, map[ID]Group{"a": {Primary: a.Primary, Replicas: []Replica{{Name: "x"}}}}, SQLConfig{}, `shard: DB of replica "x" of "a" must not be nil`},
 		{"replica's name", router, map[ID]Group{"a": {Primary: a.Primary, Replicas: []Replica{{DB: a.Primary}}}}, SQLConfig{}, `shard: Name of replica 0 of "a" must not be empty`},
@@ -229,6 +234,31 @@ func TestRow(t *testing.T) {
 	cluster.primaries["a"].setFail(nil)
 	require.Error(t, db.ExecRow(mine, 0, "put", 0, 3).Scan(), "it was written all the same")
 	require.Equal(t, int64(3), get(WithConsistency(mine, ReadYourWrites), t, db, 0))
+}
+
+// How a statement has ended is told when its rows are closed, whether there were any or not.
+func TestRowEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, cluster, _ := newFakeDB(t, 0, SQLConfig{})
+		put(t, db, 0, 1)
+		a := cluster.primaries["a"]
+		var v int64
+		require.Equal(t, sql.ErrNoRows, db.QueryRow(t.Context(), 4, "get more", 4).Scan(&v))
+		broken := errors.New("broken")
+		a.failAt(broken, "close")
+		for _, key := range []int64{0, 4} {
+			require.ErrorIs(t, db.QueryRow(t.Context(), key, "get more", key).Scan(&v), broken)
+			require.ErrorIs(t, db.ExecRow(t.Context(), key, "get more", key).Scan(&v), broken)
+		}
+		a.setFail(nil)
+		writes := db.Stats()[0].Writes
+		ctx, cancel := context.WithCancel(t.Context())
+		row := db.ExecRow(ctx, 0, "put", 0, 2)
+		cancel()
+		synctest.Wait()
+		require.ErrorIs(t, row.Scan(&v), context.Canceled)
+		require.Equal(t, writes, db.Stats()[0].Writes, "it is not known to have been written")
+	})
 }
 
 func TestFenced(t *testing.T) {
@@ -620,6 +650,70 @@ func TestScatterSorted(t *testing.T) {
 		cancel()
 	}
 	require.Greater(t, seen, 1)
+}
+
+// Rows that are out of order are those of a shard.
+func TestScatterSortedUnsorted(t *testing.T) {
+	db, _, _ := newFakeDB(t, 0, SQLConfig{})
+	for k := range int64(16) {
+		put(t, db, k, k)
+	}
+	put(t, db, 10, 1) // in c, behind 2 and 6
+	var keys []int64
+	var failed error
+	for kv, err := range ScatterSorted(t.Context(), db, db.Shards(), Policy{}, "list", nil, scanPair, func(a, b [2]int64) int { return int(a[1] - b[1]) }) {
+		if err != nil {
+			require.NoError(t, failed, "it is the last")
+			failed = err
+			continue
+		}
+		keys = append(keys, kv[0])
+	}
+	require.Equal(t, []int64{0, 1, 2, 3, 4, 5, 6}, keys)
+	require.ErrorIs(t, failed, ErrUnsorted)
+	require.EqualError(t, failed, `shard "c": not sorted`)
+	var of *ShardError
+	require.ErrorAs(t, failed, &of)
+	require.Equal(t, ID("c"), of.Shard)
+}
+
+// Rows are closed before they are cancelled, so that their connections stay; but it is not waited long.
+func TestScatterSortedClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, cluster, router := newFakeDB(t, 0, SQLConfig{})
+		for k := range int64(8) {
+			put(t, db, k, k)
+		}
+		for _, hangs := range []bool{false, true} {
+			var canceled atomic.Int64
+			for _, id := range router.ids {
+				var query context.Context
+				cluster.primaries[id].setFail(func(ctx context.Context, op string) error {
+					switch {
+					case op == "query":
+						query = ctx
+					case op == "close" && hangs:
+						<-query.Done()
+						canceled.Add(1)
+					case op == "close" && query.Err() != nil:
+						canceled.Add(1)
+					}
+					return nil
+				})
+			}
+			start := time.Now()
+			for range Limit(2, ScatterSorted(t.Context(), db, db.Shards(), Policy{}, "list", nil, scanPair, byFirst)) {
+				continue
+			}
+			if hangs {
+				require.EqualValues(t, 4, canceled.Load())
+				require.Equal(t, closeGrace, time.Since(start))
+			} else {
+				require.Zero(t, canceled.Load())
+				require.Zero(t, time.Since(start))
+			}
+		}
+	})
 }
 
 // The time of a shard bounds its answer, not the loop.

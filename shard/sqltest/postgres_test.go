@@ -3,14 +3,16 @@
 package sqltest
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sysblocks/sysblocks/internal/pgserver"
@@ -70,6 +72,44 @@ func TestPostgresRefused(t *testing.T) {
 		require.ErrorIs(t, err, pgx.ErrTxCommitRollback)
 		require.Equal(t, !known, errors.Is(err, shard.ErrOutcomeUnknown))
 	}
+}
+
+// Who takes the first rows of all shards keeps the connections.
+func TestPostgresConnections(t *testing.T) {
+	s := pgserver.Start(t)
+	config, err := pgx.ParseConfig(s.URL("postgres"))
+	require.NoError(t, err)
+	var opened atomic.Int64
+	groups := map[shard.ID]shard.Group{}
+	for _, id := range ids {
+		d := stdlib.OpenDB(*config, stdlib.OptionBeforeConnect(func(context.Context, *pgx.ConnConfig) error {
+			opened.Add(1)
+			return nil
+		}))
+		t.Cleanup(func() { require.NoError(t, d.Close()) })
+		groups[id] = shard.Group{Primary: d}
+	}
+	router, err := shard.NewMod[int64](shard.ModConfig{Shards: ids})
+	require.NoError(t, err)
+	db, err := shard.OpenSQL(router, groups, shard.SQLConfig{})
+	require.NoError(t, err)
+	const n = 50
+	for range n {
+		got := 0
+		for _, err := range shard.Limit(10, shard.ScatterSorted(t.Context(), db, db.Shards(), shard.Policy{},
+			`SELECT v, repeat('x', 100) FROM generate_series(1, 10) v ORDER BY v LIMIT 10`, nil,
+			func(rows *sql.Rows) (v int, err error) {
+				var text string
+				err = rows.Scan(&v, &text)
+				return v, err
+			}, cmp.Compare[int])) {
+			require.NoError(t, err)
+			got++
+		}
+		require.Equal(t, 10, got)
+	}
+	// One for each shard, if none took longer than a tenth of a second to be closed.
+	require.Less(t, opened.Load(), int64(n))
 }
 
 // A oneAt is a Router to the only shard, by a topology.
