@@ -1159,7 +1159,13 @@ func TestTimeOfAnswers(t *testing.T) {
 		k := r.known.Load()
 		require.Equal(t, start, k.at)
 		require.Equal(t, start.Add(100*time.Millisecond), k.unmoved)
-		cluster.replicas["a"][0].failAt(errNotAReplica, "told")
+		cluster.replicas["a"][0].setFail(func(ctx context.Context, op string) error {
+			if op == "told" {
+				_ = slow(ctx, op)
+				return errNotAReplica
+			}
+			return nil
+		})
 		start = time.Now()
 		require.True(t, g.askIfFree(t.Context(), t.Context(), r))
 		require.Equal(t, start, r.known.Load().at)
