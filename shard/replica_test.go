@@ -1284,7 +1284,7 @@ func TestChooseAllocs(t *testing.T) {
 }
 
 // TestReplicaModel compares reads with what they must at least return, while replicas fall behind,
-// fail, are asked in vain, and follow another primary, and positions cannot be told.
+// fail, are asked in vain, and follow another primary, positions cannot be told, and keys move.
 func TestReplicaModel(t *testing.T) {
 	rounds := 30
 	if underRace || testing.Short() {
@@ -1329,7 +1329,8 @@ func replicaModel(t *testing.T, seed uint64) {
 		id := router.ids[rng.IntN(2)]
 		return cluster.replicas[id][rng.IntN(3)]
 	}
-	next := int64(0)
+	next, epoch := int64(0), uint64(1)
+	moved := map[int64]time.Time{}
 	failures := []error{driver.ErrBadConn, io.EOF, stateError("40001"), stateError("57P01")}
 	for step := range 1500 {
 		i, k, db := rng.IntN(3), int64(rng.IntN(4)), dbs[rng.IntN(2)]
@@ -1340,7 +1341,8 @@ func replicaModel(t *testing.T, seed uint64) {
 		switch op := rng.IntN(20); {
 		case op < 4: // write
 			next++
-			primary := cluster.primaries[router.ids[k%2]]
+			p, _ := router.Route(t.Context(), k)
+			primary := cluster.primaries[p.Shard]
 			fault := rng.IntN(12)
 			switch fault {
 			case 0:
@@ -1373,6 +1375,10 @@ func replicaModel(t *testing.T, seed uint64) {
 			start := time.Now()
 			least := int64(-1)
 			for _, a := range acks {
+				// What has moved is where it is now only since then.
+				if m := moved[k]; a.at.Before(m) {
+					a.at = m
+				}
 				if a.k == k && (consistency == Primary || consistency > 0 && start.Sub(a.at) > time.Duration(consistency)) {
 					least = max(least, a.v)
 				}
@@ -1430,6 +1436,22 @@ func replicaModel(t *testing.T, seed uint64) {
 				fatal("%v", err)
 			}
 			sessions[i] = ctx
+		case op == 18 && rng.IntN(4) == 0: // a key moves, which is a part of its own
+			p, _ := router.Route(t.Context(), k)
+			epoch++
+			router.place(k, Placement{Shard: p.Shard, Part: PartID(k), Epoch: epoch, State: Fenced})
+			var v int64
+			if err := cluster.groups[p.Shard].Primary.QueryRow("get", k).Scan(&v); err != nil {
+				v = -1 // there is none yet
+			}
+			p.Shard = map[ID]ID{"a": "b", "b": "a"}[p.Shard]
+			if _, err := cluster.groups[p.Shard].Primary.Exec("put", k, v); err != nil {
+				fatal("%v", err)
+			}
+			epoch += uint64(rng.IntN(2)) // another part may have the next one
+			router.place(k, Placement{Shard: p.Shard, Part: PartID(k), Epoch: epoch + 1})
+			epoch++
+			moved[k] = time.Now()
 		case op == 18 && rng.IntN(20) == 0: // another database becomes the primary, and has lost nothing
 			p := cluster.primaries[router.ids[rng.IntN(2)]]
 			p.mu.Lock()
