@@ -36,10 +36,10 @@
 // in the next topology, copied, Fenced in the next one, so that nothing is written any more, and Serving at
 // its new shard in the one after that: see Topology.Next. Each part has the epoch in which it came to be as
 // it is. A process that still goes by an older topology is found out by a shard that knows the epochs
-// of its parts, and refuses requests with others. DB itself sends no epochs, as it does not know how a database
-// would compare them; a transaction that begins as in the example of Tx.Placement does. Without that, who moves a
-// part must know that all processes go by the topology in which it is Fenced, and that their writes from before
-// have ended, ahead of copying the last of it. (That a part is being copied gives it a new epoch as well; a
+// of its parts, and refuses requests with others. DB itself sends no epochs, as it does not know how a
+// database would compare them; a transaction that begins as in the example of Tx.Placement does. Without
+// that, who moves a part must know that all processes go by the topology in which it is Fenced, and that
+// their writes from before have ended, ahead of copying the last of it. (That a part is being copied gives it a new epoch as well; a
 // shard can go on taking the one before as long as the part stays where it is.)
 //
 // While a part moves, two shards have its rows: what is copied already, and later what is left behind. Who asks

@@ -101,9 +101,10 @@ func (g *group) scatter(ctx context.Context, epoch uint64, query string, args []
 //
 // scan is called after Next, in the goroutine of the loop. PerShard is how long each shard may take to
 // answer, but not for its rows. Each shard keeps a connection until the loop ends, so the loop must not
-// wait for another of a sql.DB that has no more (sql.DB.SetMaxOpenConns). All rows are closed then, however it
-// ends: a driver may read what is left of them for that, and if that takes longer than 100 ms, the
-// statements that are left are cancelled. Each range over what ScatterSorted returns executes the statement anew.
+// wait for another of an sql.DB that has no more (sql.DB.SetMaxOpenConns). All rows are closed then,
+// however it ends: a driver may read what is left of them for that, and if that takes longer than 100
+// ms, the statements that are left are cancelled. Each range over what ScatterSorted returns executes
+// the statement anew.
 func ScatterSorted[K, R any](ctx context.Context, db *DB[K], shards []ID, p Policy, query string, args []any, scan func(*sql.Rows) (R, error), compare func(a, b R) int) iter.Seq2[R, error] {
 	if scan == nil || compare == nil {
 		panic("shard: the functions that scan and compare rows must not be nil")

@@ -215,8 +215,8 @@ func (db *DB[K]) On(ctx context.Context, key K) (*sql.DB, Placement, error) {
 // does so if its driver says that the database has not been told of it (driver.ErrBadConn).
 //
 // In a session, it then asks the primary how far it is. If that fails, the write has succeeded all the
-// same, and the session reads from the primary, until that tells. So it does after an error, as there may have been a
-// write all the same: the answer did not come, or it is the answer to a later part of the statement.
+// same, and the session reads from the primary, until that tells. So it does after an error, as there may
+// have been a write nevertheless: the answer did not come, or it is about a later part of the statement.
 func (db *DB[K]) Exec(ctx context.Context, key K, query string, args ...any) (sql.Result, error) {
 	p, g, err := db.routeWrite(ctx, key)
 	if err != nil {

@@ -66,8 +66,9 @@ func (t *Tx[K]) unit(key K, p Placement) any {
 // its migration has begun gives it one, too). In all three cases the transaction is rolled back, and
 // can be tried again. The part may still be fenced between that look and the commit.
 //
-// If it was not the database that refused to commit, as far as that can be told (SQLConfig.Refused), but its
-// answer did not come, the error is ErrOutcomeUnknown. Who tries that again must make sure that it does no harm to do it twice.
+// If it was not the database that refused to commit, as far as that can be told (SQLConfig.Refused), but
+// its answer did not come, the error is ErrOutcomeUnknown. Who tries that again must make sure that it
+// does no harm to do it twice.
 //
 // A session is told of a transaction that was committed, or may have been, as of an Exec: that of ctx,
 // and those of the contexts of its statements.
