@@ -114,7 +114,7 @@ func ExampleStream_partial() {
 			for _, amount := range reply.Value {
 				sum += amount
 			}
-		case *shard.ShardError: // the PartialError has it, too
+		case *shard.Error: // the PartialError has it, too
 		case *shard.PartialError:
 			fmt.Println(err)
 		default:

@@ -35,10 +35,10 @@ var (
 // shard has panicked: it has the value, and the stack of that call.
 type PanicError = flight.PanicError
 
-// A ShardError says why a shard has not answered.
+// An Error says why a shard has not answered.
 //
-// A ShardError is safe for concurrent use by multiple goroutines, as long as none changes it.
-type ShardError struct {
+// An Error is safe for concurrent use by multiple goroutines, as long as none changes it.
+type Error struct {
 	// Shard is the shard.
 	Shard ID
 	// Asked is whether the function that asks was called. If it was not, nothing can have changed.
@@ -50,7 +50,7 @@ type ShardError struct {
 }
 
 // Error returns the shard and the error.
-func (e *ShardError) Error() string {
+func (e *Error) Error() string {
 	if !e.Asked {
 		return fmt.Sprintf("shard %q was not asked: %v", e.Shard, e.Err)
 	}
@@ -58,7 +58,7 @@ func (e *ShardError) Error() string {
 }
 
 // Unwrap returns Err.
-func (e *ShardError) Unwrap() error { return e.Err }
+func (e *Error) Unwrap() error { return e.Err }
 
 // A PartialError says that not all shards have answered, and names those that have not. For errors.Is
 // and errors.As it is each of their errors, too, and ErrAllFailed if none has answered.
@@ -72,7 +72,7 @@ func (e *ShardError) Unwrap() error { return e.Err }
 type PartialError struct {
 	// Failed is the shards that have not answered, in the order in which they were given. It is
 	// never empty.
-	Failed []*ShardError
+	Failed []*Error
 	// Succeeded is how many have answered.
 	Succeeded int
 	// Enough is whether as many have answered as Policy.MinSuccess asks for.
@@ -82,7 +82,7 @@ type PartialError struct {
 // Is reports whether target is ErrAllFailed, and no shard has answered.
 func (e *PartialError) Is(target error) bool { return target == ErrAllFailed && e.Succeeded == 0 }
 
-// Unwrap returns the errors of the shards, each a *ShardError.
+// Unwrap returns the errors of the shards, each an *Error.
 func (e *PartialError) Unwrap() []error {
 	errs := make([]error, len(e.Failed))
 	for i, f := range e.Failed {
@@ -241,7 +241,7 @@ type round[R any] struct {
 	yielding bool // the body of the loop over Stream runs, or has panicked, or has ended its goroutine
 
 	mu     sync.Mutex
-	errs   []*ShardError // by the index of the shard; nil if all is well so far
+	errs   []*Error // by the index of the shard; nil if all is well so far
 	failed int           // how many of errs are there
 	crash  error         // a *PanicError, or flight.ErrGoexit, if a call has not returned
 }
@@ -387,10 +387,10 @@ func (r *round[R]) work() {
 
 // ask asks shard i, unless it is too late. It returns false if f has panicked, which is noted, and the
 // context of all has ended then.
-func (r *round[R]) ask(i int) (v R, failure *ShardError, ok bool) {
+func (r *round[R]) ask(i int) (v R, failure *Error, ok bool) {
 	id, ctx := r.shards[i], r.ctx
 	if err := ctx.Err(); err != nil {
-		return v, &ShardError{Shard: id, Err: because(ctx, err)}, true
+		return v, &Error{Shard: id, Err: because(ctx, err)}, true
 	}
 	if r.perShard > 0 {
 		var free context.CancelFunc
@@ -404,7 +404,7 @@ func (r *round[R]) ask(i int) (v R, failure *ShardError, ok bool) {
 	}()
 	v, err := r.f(ctx, id)
 	if err != nil { // whose methods may panic as well: a typed nil does
-		failure = &ShardError{Shard: id, Asked: true, Err: because(ctx, err)}
+		failure = &Error{Shard: id, Asked: true, Err: because(ctx, err)}
 	}
 	return v, failure, true
 }
@@ -434,10 +434,10 @@ func (r *round[R]) fell(v any) {
 }
 
 // fail notes that shard i has failed.
-func (r *round[R]) fail(i int, failure *ShardError) {
+func (r *round[R]) fail(i int, failure *Error) {
 	r.mu.Lock()
 	if r.errs == nil {
-		r.errs = make([]*ShardError, len(r.shards))
+		r.errs = make([]*Error, len(r.shards))
 	}
 	r.errs[i] = failure
 	r.failed++
@@ -465,7 +465,7 @@ func (r *round[R]) partial() error {
 	if r.failed == 0 {
 		return nil
 	}
-	e := &PartialError{Failed: make([]*ShardError, 0, r.failed), Succeeded: len(r.shards) - r.failed}
+	e := &PartialError{Failed: make([]*Error, 0, r.failed), Succeeded: len(r.shards) - r.failed}
 	e.Enough = e.Succeeded >= r.need
 	for _, failure := range r.errs {
 		if failure != nil {

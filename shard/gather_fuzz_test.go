@@ -243,7 +243,7 @@ func (p plan) run(t *testing.T, stream bool) {
 		return i, nil
 	}
 	got := make([]fate, n)
-	note := func(reply Reply[int], failure *ShardError) {
+	note := func(reply Reply[int], failure *Error) {
 		i := slices.Index(shards, reply.Shard)
 		if got[i].what != "" {
 			t.Errorf("%s has come twice", reply.Shard)
@@ -289,7 +289,7 @@ func (p plan) run(t *testing.T, stream bool) {
 			return
 		}
 		for reply, err := range Stream(ctx, shards, p.policy, f) {
-			if failure, ok := err.(*ShardError); ok || err == nil {
+			if failure, ok := err.(*Error); ok || err == nil {
 				note(reply, failure)
 			} else {
 				last = err

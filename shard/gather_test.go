@@ -44,7 +44,7 @@ var asks = map[string]asker{
 }
 
 // drain takes all that a Stream yields.
-func drain[R any](seq iter.Seq2[Reply[R], error]) (replies []Reply[R], failed []*ShardError, last error) {
+func drain[R any](seq iter.Seq2[Reply[R], error]) (replies []Reply[R], failed []*Error, last error) {
 	for reply, err := range seq {
 		if last != nil {
 			panic("a pair behind the last")
@@ -52,7 +52,7 @@ func drain[R any](seq iter.Seq2[Reply[R], error]) (replies []Reply[R], failed []
 		switch err := err.(type) {
 		case nil:
 			replies = append(replies, reply)
-		case *ShardError:
+		case *Error:
 			if reply.Shard != err.Shard {
 				panic("an error of another shard")
 			}
@@ -181,7 +181,7 @@ func TestPartial(t *testing.T) {
 			require.Equal(t, 3, partial.Succeeded)
 			require.Equal(t, enough, partial.Enough, minimum)
 			require.Len(t, partial.Failed, 2)
-			require.Equal(t, &ShardError{Shard: "b", Asked: true, Err: refused}, partial.Failed[0])
+			require.Equal(t, &Error{Shard: "b", Asked: true, Err: refused}, partial.Failed[0])
 			require.EqualError(t, partial.Failed[0], `shard "b": refused`)
 			require.Equal(t, ID("d"), partial.Failed[1].Shard)
 			require.ErrorIs(t, err, refused)
@@ -203,9 +203,9 @@ func TestPartial(t *testing.T) {
 
 // A PartialError is one line, which is not long whatever has failed.
 func TestPartialErrorText(t *testing.T) {
-	failed := func(asked bool, err error, ids ...ID) (list []*ShardError) {
+	failed := func(asked bool, err error, ids ...ID) (list []*Error) {
 		for _, id := range ids {
-			list = append(list, &ShardError{Shard: id, Asked: asked, Err: err})
+			list = append(list, &Error{Shard: id, Asked: asked, Err: err})
 		}
 		return list
 	}
@@ -222,7 +222,7 @@ func TestPartialErrorText(t *testing.T) {
 	require.True(t, utf8.ValidString(e.Error()))
 	require.True(t, strings.HasSuffix(e.Error(), "; and 996 more with other errors"))
 	require.EqualError(t, e.Failed[0].Unwrap(), strings.Repeat("é0", 1000))
-	require.EqualError(t, &ShardError{Shard: "a", Err: context.Canceled}, `shard "a" was not asked: context canceled`)
+	require.EqualError(t, &Error{Shard: "a", Err: context.Canceled}, `shard "a" was not asked: context canceled`)
 	require.EqualError(t, &PartialError{Failed: failed(true, nil, "a")}, `shard: 1 of 1 shards have failed: "a": <nil>`)
 	for n := range 8 { // cut between letters
 		require.Equal(t, "日本"[:n/3*3]+"…", oneLine("日本語", n))

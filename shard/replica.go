@@ -214,7 +214,7 @@ func (g *group) failed(err error) error {
 	if err == nil || err == sql.ErrNoRows {
 		return err
 	}
-	return &ShardError{Shard: g.id, Asked: true, Err: err}
+	return &Error{Shard: g.id, Asked: true, Err: err}
 }
 
 // A need is what a read needs of a replica.

@@ -92,7 +92,7 @@ func (g *group) scatter(ctx context.Context, epoch uint64, query string, args []
 //
 // All shards are asked at the beginning, as Gather does. If any has failed, the first pair is a zero
 // value and a *PartialError. It is the last as well, unless it says Enough: then the rows of the others
-// follow, for a loop that goes on. A shard that fails later than that ends the loop with a *ShardError,
+// follow, for a loop that goes on. A shard that fails later than that ends the loop with an *Error,
 // as without what it has left out nobody knows which row is the next. So a loop that ends at any error
 // never takes a part for the whole.
 //

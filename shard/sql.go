@@ -98,7 +98,7 @@ func (c SQLConfig) checked() (SQLConfig, error) {
 // ReadOnly go where the Consistency says. A statement that writes must not be given to those, as it
 // would go to a replica, which refuses it at best; and nobody would look whether its part is fenced.
 //
-// An error of a database is a *ShardError, which names the shard. That of a part that is fenced is
+// An error of a database is an *Error, which names the shard. That of a part that is fenced is
 // ErrFenced, of a shard that has no Group ErrUnknownShard, and those of the Router are returned as they
 // are. sql.ErrNoRows is returned as it is.
 //

@@ -176,7 +176,7 @@ func TestRouting(t *testing.T) {
 	row := db.QueryRow(t.Context(), 6, "nonsense")
 	require.NoError(t, row.Err())
 	require.EqualError(t, row.Scan(), `shard "c": syntax error in "nonsense"`)
-	var failed *ShardError
+	var failed *Error
 	require.ErrorAs(t, err, &failed)
 	require.Equal(t, ID("c"), failed.Shard)
 	require.EqualError(t, db.ExecRow(t.Context(), 6, "nonsense").Scan(), `shard "c": syntax error in "nonsense"`)
@@ -538,7 +538,7 @@ func TestScatter(t *testing.T) {
 		replies, err = Scatter(ctx, db, Policy{}, "list", nil, scanList)
 		var partial *PartialError
 		require.ErrorAs(t, err, &partial, op)
-		require.Equal(t, []*ShardError{{Shard: "c", Asked: true, Err: broken}}, partial.Failed, op)
+		require.Equal(t, []*Error{{Shard: "c", Asked: true, Err: broken}}, partial.Failed, op)
 		require.Len(t, replies, 3)
 		cluster.primaries["c"].setFail(nil)
 	}
@@ -672,7 +672,7 @@ func TestScatterSortedUnsorted(t *testing.T) {
 	require.Equal(t, []int64{0, 1, 2, 3, 4, 5, 6}, keys)
 	require.ErrorIs(t, failed, ErrUnsorted)
 	require.EqualError(t, failed, `shard "c": not sorted`)
-	var of *ShardError
+	var of *Error
 	require.ErrorAs(t, failed, &of)
 	require.Equal(t, ID("c"), of.Shard)
 }

@@ -9,17 +9,17 @@ import (
 // Stream calls f for each of the shards, several at the same time, and yields each reply as soon as
 // it is there. It asks as Gather does, and refuses what Gather refuses, as the only pair.
 //
-// Each shard is yielded once: with a nil error, or with a *ShardError if it has failed or was not
+// Each shard is yielded once: with a nil error, or with an *Error if it has failed or was not
 // asked, and then only the Shard of the reply is set. If any has failed, one more pair follows,
 // which is the last: a Reply that is empty, and a *PartialError with all that have failed, which
 // says whether enough have answered. So a loop that ends at any error never takes a part for the whole,
-// and one that goes on at a *ShardError is told in the end:
+// and one that goes on at an *Error is told in the end:
 //
 //	for reply, err := range shard.Stream(ctx, shards, policy, ask) {
 //		switch err := err.(type) {
 //		case nil:
 //			use(reply)
-//		case *shard.ShardError:
+//		case *shard.Error:
 //			continue // the PartialError has it, too
 //		default: // a *shard.PartialError, or what Gather returns before it asks any
 //			return err

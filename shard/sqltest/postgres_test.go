@@ -65,7 +65,7 @@ func TestPostgresRefused(t *testing.T) {
 		require.NoError(t, err)
 		err = db.InTx(t.Context(), "k", nil, func(tx *shard.Tx[string]) error {
 			_, err := tx.Exec(t.Context(), "k", `INSERT INTO n VALUES ('k'), ('k')`)
-			var failed *shard.ShardError
+			var failed *shard.Error
 			require.ErrorAs(t, err, &failed)
 			return nil // it should be returned
 		})

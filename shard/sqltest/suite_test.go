@@ -144,7 +144,7 @@ func testSuite(t *testing.T, open func(t *testing.T) databases) {
 		require.EqualValues(t, 8, balance(t, "user-007"))
 		require.Equal(t, sql.ErrNoRows, db.ExecRow(ctx, "user-007", `UPDATE accounts SET balance = 0 WHERE name = $1 RETURNING balance`, "nobody").Scan(&n))
 		_, err = db.Exec(ctx, "user-007", `INSERT INTO accounts VALUES ($1, 0)`, "user-007")
-		var failed *shard.ShardError
+		var failed *shard.Error
 		require.ErrorAs(t, err, &failed, "there is one")
 		require.Equal(t, router.Locate("user-007").Shard, failed.Shard)
 		require.ErrorAs(t, db.QueryRow(ctx, "user-007", `SELECT nonsense FROM nowhere`).Scan(&n), &failed)
@@ -199,7 +199,7 @@ func testSuite(t *testing.T, open func(t *testing.T) databases) {
 		got, err = sorted(shard.Policy{}, 30)
 		require.ErrorAs(t, err, &partial)
 		require.Empty(t, got)
-		var failed *shard.ShardError
+		var failed *shard.Error
 		_, err = db.Exec(ctx, inShard("south", 1)[0], count)
 		require.ErrorAs(t, err, &failed)
 		require.Equal(t, shard.ID("south"), failed.Shard)
