@@ -28,7 +28,7 @@ export MODULES
 NEEDS := git=git gcc=gcc,libc6-dev
 # What the tests with the build tag "servers" need, in the same form; they start their
 # servers themselves.
-SERVERS := redis-server=redis-server nginx=nginx haproxy=haproxy wrk=wrk chromium=chromium pg_ctlcluster=postgresql
+SERVERS := redis-server=redis-server nginx=nginx haproxy=haproxy wrk=wrk chromium=chromium pg_ctlcluster=postgresql nats-server=nats-server
 
 BENCH ?= .
 BENCHTIME ?= 1s
@@ -73,12 +73,14 @@ servers:
 	@scripts/need $(SERVERS)
 	@scripts/servers
 
-# An example that is run without arguments ends by itself.
+# An example that is run without arguments ends by itself, but for a server: that is run with the arguments that
+# stand here.
 examples:
 	@export GOWORK=; log=$$(mktemp); trap 'rm -f "$$log"' EXIT
 	for p in $$(go list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' ./examples/...); do
-		echo "== go run $$p"
-		timeout 120 go run "$$p" >"$$log" 2>&1 || { cat "$$log"; echo "FAIL: go run $$p"; exit 1; }
+		case $$p in */urlshortener) args="-load 2s" ;; *) args= ;; esac
+		echo "== go run $$p $$args"
+		timeout 120 go run "$$p" $$args >"$$log" 2>&1 || { cat "$$log"; echo "FAIL: go run $$p $$args"; exit 1; }
 	done
 
 # One iteration proves that a benchmark runs; its figures mean nothing and are not shown.

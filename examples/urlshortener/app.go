@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sysblocks/sysblocks/ratelimit"
+	"github.com/sysblocks/sysblocks/ratelimit/httplimit"
+	"github.com/sysblocks/sysblocks/shard"
+)
+
+// An app is the whole service in one process: the blocks, put together.
+type app struct {
+	settings settings
+	log      *slog.Logger
+
+	lock     *os.File
+	shared   *shared // nil: nothing is
+	store    *store
+	queue    *queue
+	spool    *spool
+	recorder *recorder
+	counter  *counter
+	links    *links
+	server   *server
+	refused  atomic.Int64
+
+	stop context.CancelFunc
+	jobs sync.WaitGroup
+}
+
+const (
+	cacheCapacity = 200_000
+	spoolBytes    = 256 << 20
+	// rebuildEvery is how often the filter is made anew.
+	rebuildEvery = time.Hour
+	// forgetEvery is how often what is known of groups that were counted is taken away, when they are so old that they
+	// cannot come any more.
+	forgetEvery = time.Hour
+)
+
+// newApp opens everything. What it has opened is closed again if something fails.
+func newApp(ctx context.Context, s settings, log *slog.Logger) (a *app, err error) {
+	a = &app{settings: s, log: log}
+	defer func() {
+		if err != nil {
+			a.close(ctx)
+		}
+	}()
+	if a.lock, err = lockDir(s.dir); err != nil {
+		return a, err
+	}
+	if s.redis != "" {
+		if a.shared, err = openShared(ctx, s.redis, s.replicas); err != nil {
+			return a, err
+		}
+	}
+	if a.store, err = openStore(ctx, s.dir, s.dsns); err != nil {
+		return a, err
+	}
+	if a.queue, err = openQueue(ctx, s.dir, s.nats); err != nil {
+		return a, err
+	}
+	if a.spool, err = openSpool(s.dir, spoolBytes); err != nil {
+		return a, fmt.Errorf("the spool cannot be opened: %w", err)
+	}
+	ids, err := shard.NewIDGen(shard.IDConfig{Shard: uint32(s.process)})
+	if err != nil {
+		return a, err
+	}
+	coder, err := a.coder(ctx)
+	if err != nil {
+		return a, err
+	}
+	if a.links, err = newLinks(ctx, a.store, coder, cacheCapacity, 1_000_000, a.shared.next()); err != nil {
+		return a, err
+	}
+	a.recorder = newRecorder(a.queue.publish, a.spool, ids)
+	a.counter = newCounter(a.queue, func(ctx context.Context, groups []clickGroup) error {
+		return a.store.count(ctx, groups, time.Now())
+	}, log)
+	limits, err := a.limits()
+	if err != nil {
+		return a, err
+	}
+	a.server = &server{
+		links: a.links, recorder: a.recorder, limits: limits, log: log, ready: a.ready, seen: newSeenStatus(),
+		api: &api{links: a.links, base: s.base, keys: &s.keys, log: log, private: s.private},
+	}
+	a.server.metrics = newMetrics(a)
+	jobs, stop := context.WithCancel(context.Background())
+	a.stop = stop
+	a.every(jobs, rebuildEvery, "the filter is not made anew", a.links.rebuild)
+	a.every(jobs, forgetEvery, "groups that were counted are not forgotten", func(ctx context.Context) error {
+		return a.store.forget(ctx, time.Now().Add(-2*keepGroups))
+	})
+	return a, nil
+}
+
+// coder returns what makes codes.
+func (a *app) coder(ctx context.Context) (coder, error) {
+	switch a.settings.codes {
+	case "random":
+		return randomCoder{}, nil
+	case "hash":
+		key, err := a.store.secret(ctx, "hash", 16)
+		return hashCoder{key}, err
+	}
+	key, err := a.store.secret(ctx, "codes", 16)
+	if err != nil {
+		return nil, err
+	}
+	p, err := newPermutation(key)
+	return &counterCoder{permutation: p, block: a.store.block}, err
+}
+
+// limits returns the rate limits: of those who make links, by key or address, and of those who follow them.
+func (a *app) limits() (*httplimit.Middleware, error) {
+	if a.settings.unlimited {
+		return nil, nil
+	}
+	creating := func(r *http.Request) bool { return r.Method == http.MethodPost || r.Method == http.MethodDelete }
+	cost := func(which bool) func(*http.Request) int64 {
+		return func(r *http.Request) int64 {
+			if creating(r) == which {
+				return 1
+			}
+			return 0
+		}
+	}
+	create, follow := ratelimit.PerMinute(60).WithBurst(20), ratelimit.PerMinute(1200).WithBurst(200)
+	creates, err := a.shared.limiter("create", create)
+	if err != nil {
+		return nil, err
+	}
+	follows, err := a.shared.limiter("follow", follow)
+	if err != nil {
+		return nil, err
+	}
+	addr, err := httplimit.NewClientAddr(httplimit.AddrConfig{})
+	if err != nil {
+		return nil, err
+	}
+	// Who has a key has a limit of his own, wherever he is. A wrong key counts for the address, so that nobody guesses.
+	who := func(r *http.Request) string {
+		if name, ok := a.settings.keys.find(requestKey(r)); ok {
+			return "key " + name
+		}
+		return addr.Key(r)
+	}
+	return httplimit.New(httplimit.Config{
+		Policies: []httplimit.Policy{
+			{Name: "create", Limit: create, Limiter: creates, Key: who, Cost: cost(true)},
+			{Name: "follow", Limit: follow, Limiter: follows, Cost: cost(false)},
+		},
+		OnDecision: func(_ *http.Request, d httplimit.Decision) {
+			if !d.Allowed {
+				a.refused.Add(1)
+			}
+		},
+	})
+}
+
+// every calls f now and then, until the app is closed.
+func (a *app) every(ctx context.Context, interval time.Duration, what string, f func(context.Context) error) {
+	a.jobs.Go(func() {
+		t := time.NewTicker(interval)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				return
+			}
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				a.log.Warn(what, "error", err)
+			}
+		}
+	})
+}
+
+// ready returns what is missing.
+func (a *app) ready(ctx context.Context) error {
+	return a.store.ping(ctx)
+}
+
+// serve serves until ctx ends, and then lets the requests that are under way finish.
+func (a *app) serve(ctx context.Context, l net.Listener) error {
+	s := &http.Server{
+		Handler: a.server.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- s.Serve(l) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	a.server.draining.Store(true)
+	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.settings.drain)
+	defer cancel()
+	err := s.Shutdown(wait)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = errors.Join(fmt.Errorf("requests have not ended within %v", a.settings.drain), s.Close())
+	}
+	return err
+}
+
+// close gives what was recorded to the broker, and closes everything, in the order in which that is used.
+func (a *app) close(ctx context.Context) {
+	if a.stop != nil {
+		a.stop()
+	}
+	a.jobs.Wait()
+	if a.recorder != nil {
+		a.recorder.close()
+	}
+	if a.counter != nil {
+		a.counter.close()
+	}
+	if a.spool != nil {
+		_ = a.spool.close()
+	}
+	if a.queue != nil {
+		a.queue.close()
+	}
+	if a.links != nil {
+		_ = a.links.cache.Close(ctx)
+	}
+	if a.store != nil {
+		_ = a.store.close()
+	}
+	a.shared.close()
+	if a.lock != nil {
+		_ = a.lock.Close() // at the end: another process may begin at once
+	}
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sysblocks/sysblocks/bloom"
+	"github.com/sysblocks/sysblocks/shard"
+	"github.com/sysblocks/sysblocks/ttlcache"
+)
+
+// links makes links, and finds them: in a cache, and behind that in the database, if a filter says that there may be
+// such a link at all.
+type links struct {
+	store *store
+	cache *ttlcache.Cache[string, link]
+	guard *bloom.Guard[string, link]
+	coder coder
+	clock func() time.Time
+}
+
+const (
+	cacheTTL     = time.Minute
+	negativeTTL  = 10 * time.Second
+	staleIfError = time.Hour
+	// staleMeanwhile is how long nobody waits for a database that hangs, as it is asked in the background.
+	staleMeanwhile = 2 * time.Minute
+	loadTimeout    = time.Second
+	// maxTries is how many codes are tried for a link. Codes of a counter and random ones are hardly ever taken.
+	maxTries = 10
+)
+
+// newLinks returns the links of a store. What is in the second level, if there is one, other processes see as well.
+func newLinks(ctx context.Context, s *store, c coder, capacity int, expected uint64, next ttlcache.Tier[string, link]) (*links, error) {
+	l := &links{store: s, coder: c, clock: time.Now}
+	var err error
+	if l.guard, err = bloom.NewGuard[string, link](bloom.Config[string]{N: expected, FPR: 0.005}); err != nil {
+		return nil, err
+	}
+	if err := l.rebuild(ctx); err != nil {
+		return nil, err
+	}
+	load := l.guard.Guarded(func(ctx context.Context, code string) (link, error) {
+		found, err := s.get(ctx, code)
+		if errors.Is(err, errNoLink) {
+			err = ttlcache.ErrNotFound
+		}
+		return found, err
+	})
+	l.cache, err = ttlcache.New(ttlcache.Config[string, link]{
+		Capacity: capacity, TTL: cacheTTL, Jitter: 0.1, NegativeTTL: negativeTTL, RefreshAhead: 0.8,
+		StaleIfError: staleIfError, StaleWhileRevalidate: staleMeanwhile, LoadTimeout: loadTimeout, Next: next,
+		Loader: func(ctx context.Context, code string) (ttlcache.Entry[link], error) {
+			found, err := load(ctx, code)
+			return ttlcache.Entry[link]{Value: found}, err
+		},
+	})
+	return l, err
+}
+
+// rebuild makes the filter of all codes anew.
+func (l *links) rebuild(ctx context.Context) error { return l.guard.Rebuild(ctx, l.store.codes(ctx)) }
+
+// resolve returns the link of a code that leads somewhere: errNoLink if there is none, or another error if the
+// database cannot be asked, and the cache does not know.
+func (l *links) resolve(ctx context.Context, code string) (link, error) {
+	if !validCode(code) {
+		return link{}, errNoLink
+	}
+	found, err := l.cache.GetOrLoad(ctx, code)
+	switch {
+	case errors.Is(err, ttlcache.ErrNotFound):
+		return link{}, errNoLink
+	case err != nil:
+		return link{}, err
+	case found.gone(l.clock()):
+		return link{}, errNoLink
+	}
+	return found, nil
+}
+
+// A draft is a link that is to be made.
+type draft struct {
+	Target    string
+	Alias     string // "": a code is made
+	Owner     string
+	Permanent bool
+	Expires   time.Time
+}
+
+// create makes a link, and returns it when all who are to find it can: errTaken if it was to have an alias that is
+// taken.
+func (l *links) create(ctx context.Context, d draft) (link, error) {
+	made := link{
+		Code: d.Alias, Target: d.Target, Owner: d.Owner, Permanent: d.Permanent,
+		Created: l.clock().UTC().Truncate(time.Millisecond), Expires: d.Expires.UTC().Truncate(time.Millisecond),
+	}
+	if d.Expires.IsZero() {
+		made.Expires = time.Time{}
+	}
+	if d.Alias != "" {
+		return made, l.insert(ctx, made)
+	}
+	for try := range maxTries {
+		code, same, err := l.coder.propose(ctx, d.Target, try)
+		if err != nil {
+			return link{}, err
+		}
+		if !validCode(code) { // a word that the service uses
+			continue
+		}
+		made.Code = code
+		err = l.insert(ctx, made)
+		if !errors.Is(err, errTaken) {
+			return made, err
+		}
+		if same { // the code belongs to the target, so this may be the same link
+			if there, err := l.store.get(ctx, code); err == nil && there.Target == d.Target && there.Owner == d.Owner &&
+				there.Permanent == d.Permanent && there.Expires.Equal(made.Expires) && !there.gone(l.clock()) {
+				return there, nil
+			}
+		}
+	}
+	return link{}, fmt.Errorf("no free code after %d tries", maxTries)
+}
+
+// insert writes a link, in the order that the filter and the cache need.
+func (l *links) insert(ctx context.Context, made link) error {
+	l.guard.Admit(made.Code)
+	if err := l.store.insert(ctx, made); err != nil {
+		return err
+	}
+	l.drop(ctx, made.Code) // that there is none may be remembered
+	return nil
+}
+
+// remove takes a link's target away.
+func (l *links) remove(ctx context.Context, code, owner string) error {
+	if err := l.store.remove(ctx, code, owner); err != nil {
+		return err
+	}
+	l.drop(ctx, code)
+	return nil
+}
+
+// drop makes the cache forget what it knows of a code, and the second level, which tells the other processes. If that
+// cannot be reached, the cache goes on trying, and the others forget everything when they see that they have lost it.
+func (l *links) drop(ctx context.Context, code string) { _ = l.cache.Delete(ctx, code) }
+
+// unavailable reports whether an error is one of databases that do not answer, so that trying again later may help.
+func unavailable(err error) bool {
+	var e *shard.Error
+	var p *shard.PartialError
+	return errors.As(err, &e) || errors.As(err, &p) || errors.Is(err, context.DeadlineExceeded)
+}

@@ -1,0 +1,213 @@
+// Command urlshortener is a URL shortener, put together from the packages of this module: links in four shards, a cache
+// and a filter in front of them, rate limits, and clicks that are counted once through a queue. Without flags it needs
+// nothing else, and keeps its data in a directory.
+//
+//	go run ./examples/urlshortener
+//	go run ./examples/urlshortener -addr :8080 -dir data -api-key ann=0123456789abcdef
+//	go run ./examples/urlshortener -dsn postgres://… -dsn postgres://… -nats nats://…
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // who asks a second time does not want to wait
+	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+}
+
+// settings is the command line.
+type settings struct {
+	addr      string
+	dir       string
+	dsns      []string
+	nats      string
+	redis     string
+	replicas  int
+	load      loadSettings
+	base      string
+	codes     string
+	keys      apiKeys
+	process   int
+	private   bool
+	unlimited bool
+	drain     time.Duration
+}
+
+const usage = `A URL shortener.
+
+  urlshortener                                 in a directory of its own, for a try: http://localhost:8080
+  urlshortener -addr :80 -dir /var/lib/links -api-key ann=KEY
+  urlshortener -dsn postgres://a/links -dsn postgres://b/links -nats nats://queue
+
+Each flag can be given in the environment as well: -api-key is URLSHORTENER_API_KEY, with spaces between several values.
+
+Flags:
+`
+
+// A usageError is one of the command line.
+type usageError struct{ error }
+
+// run is the command: it returns 0 when it was asked to end, 2 after a bad command line, and 1 if something fails.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	s, help, err := parse(args, getenv)
+	if help != "" {
+		_, _ = io.WriteString(stdout, help)
+		return 0
+	}
+	switch {
+	case err != nil:
+	case s.load.duration > 0:
+		err = load(ctx, s, stdout, stderr)
+	default:
+		err = s.run(ctx, stdout, stderr)
+	}
+	if err == nil {
+		return 0
+	}
+	code := 1
+	hint := ""
+	if errors.As(err, new(usageError)) {
+		code, hint = 2, " (see -help)"
+	}
+	fmt.Fprintf(stderr, "urlshortener: %s%s\n", strings.Join(strings.Fields(err.Error()), " "), hint)
+	return code
+}
+
+func (s settings) run(ctx context.Context, stdout, stderr io.Writer) error {
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	l, err := net.Listen("tcp", s.addr)
+	if err != nil {
+		return fmt.Errorf("-addr cannot be listened on: %w", err)
+	}
+	defer l.Close()
+	a, err := newApp(ctx, s, log)
+	if err != nil {
+		return err
+	}
+	defer a.close(context.WithoutCancel(ctx))
+	fmt.Fprintf(stdout, "http://%s\n", l.Addr())
+	return a.serve(ctx, l)
+}
+
+// parse returns the settings, or the help text if that is what was asked for. Its errors are usageErrors.
+func parse(args []string, getenv func(string) string) (s settings, help string, err error) {
+	flags := flag.NewFlagSet("urlshortener", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // the error says it all in one line
+	var secret error            // of a flag whose value must not be shown
+	list := func(name string, add func(string) error) func(string) error {
+		return func(v string) error {
+			for _, one := range strings.Fields(v) {
+				if bad := add(one); bad != nil && secret == nil {
+					secret = usageError{fmt.Errorf("invalid value of -%s: %w", name, bad)}
+				}
+			}
+			return nil
+		}
+	}
+	flags.StringVar(&s.addr, "addr", "localhost:8080", "listen on `HOST:PORT`; with port 0, on a free one")
+	flags.StringVar(&s.dir, "dir", "urlshortener-data", "keep data in `DIRECTORY`")
+	flags.Func("dsn", "a PostgreSQL database that is a shard, by its `URL`; can be given more than once, always in the same order (default: files)", list("dsn", func(v string) error {
+		if u, err := url.Parse(v); err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+			return errors.New("must be a URL that begins with postgres://")
+		}
+		if slices.Contains(s.dsns, v) {
+			return errors.New("the same database is there twice")
+		}
+		s.dsns = append(s.dsns, v)
+		return nil
+	}))
+	flags.StringVar(&s.nats, "nats", "", "the NATS server at `URL`, with JetStream, takes clicks (default: one in this process)")
+	flags.Func("redis", "processes share links and limits in the Redis at `HOST:PORT` (default: none)", func(v string) error {
+		host, port, err := net.SplitHostPort(v)
+		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
+			return errors.New("must be HOST:PORT")
+		}
+		s.redis = v
+		return nil
+	})
+	flags.IntVar(&s.replicas, "replicas", 1, "`NUMBER` of processes that share limits: what each has of them while Redis is away")
+	flags.Func("base", "short URLs begin with `URL` (default: as they were asked for)", func(v string) error {
+		u, err := url.Parse(v)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+			return errors.New("must be a URL such as https://sho.rt")
+		}
+		s.base = u.Scheme + "://" + u.Host
+		return nil
+	})
+	s.codes = "counter"
+	flags.Func("codes", "how codes are made: `STRATEGY` counter, random or hash (default counter)", func(v string) error {
+		if v != "counter" && v != "random" && v != "hash" {
+			return errors.New("must be counter, random or hash")
+		}
+		s.codes = v
+		return nil
+	})
+	flags.Func("api-key", "let `NAME=KEY` make links; can be given more than once (default: anybody can)", list("api-key", s.keys.add))
+	flags.Func("process", "the `NUMBER` of this process among those that share databases, from 0 to 4095 (default 0)", func(v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 0 || n > 4095 {
+			return errors.New("must be from 0 to 4095")
+		}
+		s.process = n
+		return nil
+	})
+	flags.BoolVar(&s.private, "allow-private", false, "allow links to private addresses")
+	flags.BoolVar(&s.unlimited, "no-limits", false, "have no rate limits")
+	flags.DurationVar(&s.drain, "drain", 10*time.Second, "let requests finish for `DURATION` when asked to end")
+	s.load.flags(flags)
+
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		var text strings.Builder
+		text.WriteString(usage)
+		flags.SetOutput(&text)
+		flags.PrintDefaults()
+		return s, text.String(), nil
+	} else if err != nil {
+		return s, "", usageError{err}
+	}
+	if flags.NArg() > 0 {
+		return s, "", usageError{fmt.Errorf("unexpected argument %q", flags.Arg(0))}
+	}
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	flags.VisitAll(func(f *flag.Flag) {
+		name := "URLSHORTENER_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		if v := getenv(name); v != "" && !given[f.Name] && err == nil {
+			if bad := f.Value.Set(v); bad != nil {
+				err = usageError{fmt.Errorf("invalid value %q of %s: %w", v, name, bad)}
+			}
+		}
+	})
+	switch {
+	case err != nil:
+	case secret != nil:
+		err = secret
+	case s.dir == "":
+		err = usageError{errors.New("-dir must not be empty")}
+	case s.drain < 0:
+		err = usageError{fmt.Errorf("-drain must be at least 0, got %v", s.drain)}
+	case s.replicas < 1:
+		err = usageError{fmt.Errorf("-replicas must be at least 1, got %d", s.replicas)}
+	default:
+		if err = s.load.check(); err != nil {
+			err = usageError{err}
+		}
+	}
+	return s, "", err
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sysblocks/sysblocks/shard"
+)
+
+// A recorder takes down clicks, many at a time: those that come while a group is being published go together into the
+// next, so that nobody waits for more than two of them. A click counts as recorded when its group was taken by the
+// broker, or is in the spool on the disk; and if neither can be, it is dropped, and counted as that: a link works
+// without its counts.
+type recorder struct {
+	publish func(context.Context, clickGroup) error // returns nil when the broker has it
+	spool   *spool
+	ids     *shard.IDGen
+	start   string // of this process: what it was started with, to tell its groups from those of any other
+
+	mu      sync.Mutex
+	pending []click
+	waiters chan struct{} // closed when the pending clicks are recorded
+	wake    chan struct{}
+	closed  bool
+
+	away                                 atomic.Bool // the broker, so that nobody waits for it
+	published, spooled, dropped, clicked atomic.Int64
+
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+const (
+	// groupWait is how long a group waits for more clicks when none is being published.
+	groupWait = 500 * time.Microsecond
+	// maxGroup and maxClicks are how many bytes and clicks a group has at most, unless a single click has more: a message
+	// must stay below the broker's limit, which is 1 MiB.
+	maxGroup  = 768 << 10
+	maxClicks = 4096
+	// publishTimeout is how long the broker has to take a group; after that the spool takes it.
+	publishTimeout = 250 * time.Millisecond
+	// replayEvery is how often it is looked whether the broker is back.
+	replayEvery = 250 * time.Millisecond
+)
+
+func newRecorder(publish func(context.Context, clickGroup) error, spool *spool, ids *shard.IDGen) *recorder {
+	r := &recorder{
+		publish: publish, spool: spool, ids: ids, start: rand.Text()[:12],
+		waiters: make(chan struct{}), wake: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
+	r.away.Store(spool.bytes() > 0) // what is there from before comes first
+	r.done.Go(r.run)
+	r.done.Go(r.replay)
+	return r
+}
+
+// record returns when the click is recorded, or dropped, or ctx has ended; then it may still be recorded.
+func (r *recorder) record(ctx context.Context, c click) error {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return errors.New("the recorder is closed")
+	}
+	r.pending = append(r.pending, c)
+	recorded := r.waiters
+	r.mu.Unlock()
+	r.clicked.Add(1)
+	select {
+	case r.wake <- struct{}{}:
+	default: // it is awake, or will be
+	}
+	select {
+	case <-recorded:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// run records what is pending, until close is called and nothing is.
+func (r *recorder) run() {
+	for {
+		select {
+		case <-r.wake:
+			time.Sleep(groupWait)
+		case <-r.stop:
+		}
+		for r.next() {
+		}
+		r.mu.Lock()
+		over := r.closed && len(r.pending) == 0
+		r.mu.Unlock()
+		if over {
+			return
+		}
+	}
+}
+
+// next records the clicks that are pending, in groups. It reports whether there were any.
+func (r *recorder) next() bool {
+	r.mu.Lock()
+	clicks, recorded := r.pending, r.waiters
+	r.pending, r.waiters = nil, make(chan struct{})
+	r.mu.Unlock()
+	for rest := clicks; len(rest) > 0; {
+		n := groupLength(rest)
+		r.keep(rest[:n])
+		rest = rest[n:]
+	}
+	close(recorded)
+	return len(clicks) > 0
+}
+
+// groupLength returns how many of the clicks are the next group.
+func groupLength(clicks []click) int {
+	bytes := 0
+	for i, c := range clicks {
+		bytes += 48 + 6*(len(c.Code)+len(c.Referrer)) // in JSON, at the most
+		if i > 0 && (bytes > maxGroup || i == maxClicks) {
+			return i
+		}
+	}
+	return len(clicks)
+}
+
+// id returns an ID that no group ever had. Those of a time are beside each other, which makes it cheap to look for
+// them in a table. It must not be another's even if two processes have the same number by mistake, or the clock is
+// set back, as the clicks of the second would be lost: so there is something random in it.
+func (r *recorder) id() string {
+	id, err := r.ids.Next(context.Background())
+	if err != nil { // the clock was set back, by more than a little: then without a time
+		return rand.Text()
+	}
+	return shard.Base62(uint64(id)) + "-" + r.start
+}
+
+// keep gives a group to the broker, or if that does not take it, to the spool.
+func (r *recorder) keep(clicks []click) {
+	n := int64(len(clicks))
+	g := clickGroup{ID: r.id(), Clicks: clicks}
+	if !r.away.Load() {
+		ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
+		err := r.publish(ctx, g)
+		cancel()
+		if err == nil {
+			r.published.Add(n)
+			return
+		}
+		r.away.Store(true) // it may have taken it all the same: then it is counted once
+	}
+	if err := r.spool.add(g); err != nil {
+		r.dropped.Add(n)
+		return
+	}
+	r.spooled.Add(n)
+}
+
+// replay delivers what is in the spool as soon as the broker takes it.
+func (r *recorder) replay() {
+	t := time.NewTicker(replayEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-r.stop:
+			return
+		}
+		if !r.away.Load() && r.spool.bytes() == 0 {
+			continue
+		}
+		err := r.spool.replay(func(g clickGroup) error {
+			ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
+			defer cancel()
+			// It is back with the first that it takes: if more were put into the spool until all were delivered, there
+			// would always be more.
+			err := r.publish(ctx, g)
+			r.away.Store(err != nil)
+			return err
+		})
+		if err == nil {
+			r.away.Store(false)
+		}
+	}
+}
+
+// close records what is pending, and returns when that is done.
+func (r *recorder) close() {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		r.done.Wait()
+		return
+	}
+	r.closed = true
+	r.mu.Unlock()
+	close(r.stop)
+	r.done.Wait()
+}
