@@ -242,8 +242,8 @@ type round[R any] struct {
 
 	mu     sync.Mutex
 	errs   []*Error // by the index of the shard; nil if all is well so far
-	failed int           // how many of errs are there
-	crash  error         // a *PanicError, or flight.ErrGoexit, if a call has not returned
+	failed int      // how many of errs are there
+	crash  error    // a *PanicError, or flight.ErrGoexit, if a call has not returned
 }
 
 // An answer is what a worker of Stream hands over.
