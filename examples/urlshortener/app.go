@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -82,6 +83,11 @@ func newApp(ctx context.Context, s settings, log *slog.Logger) (a *app, err erro
 	}
 	if a.links, err = newLinks(ctx, a.store, coder, cacheCapacity, 1_000_000, a.shared.next()); err != nil {
 		return a, err
+	}
+	if s.peers {
+		if err := a.links.join(a.queue.conn, member{ID: rand.Text()}, log); err != nil {
+			return a, err
+		}
 	}
 	a.recorder = newRecorder(a.queue.publish, a.spool, ids)
 	a.counter = newCounter(a.queue, func(ctx context.Context, groups []clickGroup) error {
@@ -221,6 +227,9 @@ func (a *app) close(ctx context.Context) {
 		a.stop()
 	}
 	a.jobs.Wait()
+	if a.links != nil && a.links.others != nil {
+		a.links.others.close()
+	}
 	if a.recorder != nil {
 		a.recorder.close()
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/sysblocks/sysblocks/bloom"
 	"github.com/sysblocks/sysblocks/shard"
@@ -19,6 +22,8 @@ type links struct {
 	guard *bloom.Guard[string, link]
 	coder coder
 	clock func() time.Time
+
+	others *members // nil: there are none
 }
 
 const (
@@ -69,9 +74,17 @@ func (l *links) resolve(ctx context.Context, code string) (link, error) {
 	if !validCode(code) {
 		return link{}, errNoLink
 	}
+	before := l.trusted()
 	found, err := l.cache.GetOrLoad(ctx, code)
+	if errors.Is(err, ttlcache.ErrNotFound) && (before == 0 || before != l.trusted()) {
+		// Another process may have made it without being able to say so.
+		if found, err = l.store.get(ctx, code); err == nil {
+			l.admit(code)
+			l.cache.Invalidate(code)
+		}
+	}
 	switch {
-	case errors.Is(err, ttlcache.ErrNotFound):
+	case errors.Is(err, ttlcache.ErrNotFound), errors.Is(err, errNoLink):
 		return link{}, errNoLink
 	case err != nil:
 		return link{}, err
@@ -128,12 +141,38 @@ func (l *links) create(ctx context.Context, d draft) (link, error) {
 
 // insert writes a link, in the order that the filter and the cache need.
 func (l *links) insert(ctx context.Context, made link) error {
-	l.guard.Admit(made.Code)
-	if err := l.store.insert(ctx, made); err != nil {
+	l.admit(made.Code)
+	insert := func() error {
+		err := l.store.insert(ctx, made)
+		if err == nil {
+			l.drop(ctx, made.Code) // that there is none may be remembered
+		}
 		return err
 	}
-	l.drop(ctx, made.Code) // that there is none may be remembered
-	return nil
+	if l.others == nil {
+		return insert()
+	}
+	return l.others.make(ctx, made.Code, insert)
+}
+
+// admit lets the filter pass a code from now on.
+func (l *links) admit(code string) { l.guard.Admit(code) }
+
+// trusted returns the number of the time in which it is known what does not exist; see members.period. Alone, a
+// process always knows.
+func (l *links) trusted() uint64 {
+	if l.others == nil {
+		return 1
+	}
+	return l.others.period()
+}
+
+// join makes l one of several processes, which tell each other of the links that they make.
+func (l *links) join(conn *nats.Conn, self member, log *slog.Logger) (err error) {
+	l.others, err = newMembers(conn, self, memberHooks{
+		admit: l.admit, drop: l.cache.Invalidate, distrust: l.guard.FailOpen, rebuild: l.rebuild,
+	}, log)
+	return err
 }
 
 // remove takes a link's target away.
@@ -142,7 +181,10 @@ func (l *links) remove(ctx context.Context, code, owner string) error {
 		return err
 	}
 	l.drop(ctx, code)
-	return nil
+	if l.others == nil {
+		return nil
+	}
+	return l.others.tell(ctx, announcement{Kind: "drop", Code: code, From: l.others.self})
 }
 
 // drop makes the cache forget what it knows of a code, and the second level, which tells the other processes. If that
@@ -151,6 +193,9 @@ func (l *links) drop(ctx context.Context, code string) { _ = l.cache.Delete(ctx,
 
 // unavailable reports whether an error is one of databases that do not answer, so that trying again later may help.
 func unavailable(err error) bool {
+	if errors.Is(err, errUntold) {
+		return true
+	}
 	var e *shard.Error
 	var p *shard.PartialError
 	return errors.As(err, &e) || errors.As(err, &p) || errors.Is(err, context.DeadlineExceeded)

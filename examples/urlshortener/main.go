@@ -39,6 +39,7 @@ type settings struct {
 	nats      string
 	redis     string
 	replicas  int
+	peers     bool // other processes serve the same links
 	load      loadSettings
 	base      string
 	codes     string
@@ -167,6 +168,7 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 		s.process = n
 		return nil
 	})
+	flags.BoolVar(&s.peers, "peers", false, "other processes serve the same links, in the databases of -dsn, and tell each other of new ones over the broker of -nats")
 	flags.BoolVar(&s.private, "allow-private", false, "allow links to private addresses")
 	flags.BoolVar(&s.unlimited, "no-limits", false, "have no rate limits")
 	flags.DurationVar(&s.drain, "drain", 10*time.Second, "let requests finish for `DURATION` when asked to end")
@@ -202,6 +204,8 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 		err = usageError{errors.New("-dir must not be empty")}
 	case s.drain < 0:
 		err = usageError{fmt.Errorf("-drain must be at least 0, got %v", s.drain)}
+	case s.peers && (len(s.dsns) == 0 || s.nats == ""):
+		err = usageError{errors.New("-peers needs databases and a broker that the processes share: -dsn and -nats")}
 	case s.replicas < 1:
 		err = usageError{fmt.Errorf("-replicas must be at least 1, got %d", s.replicas)}
 	default:

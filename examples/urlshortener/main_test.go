@@ -120,6 +120,7 @@ func TestFlagErrors(t *testing.T) {
 		{[]string{"-base=sho.rt"}, nil, `invalid value "sho.rt" for flag -base: must be a URL such as https://sho.rt`},
 		{[]string{"-base=https://sho.rt/path"}, nil, `invalid value "https://sho.rt/path" for flag -base: must be a URL such as https://sho.rt`},
 		{[]string{"-redis=localhost"}, nil, `invalid value "localhost" for flag -redis: must be HOST:PORT`},
+		{[]string{"-peers"}, nil, "-peers needs databases and a broker that the processes share: -dsn and -nats"},
 		{[]string{"-replicas=0"}, nil, "-replicas must be at least 1, got 0"},
 		{[]string{"-drain=-1s"}, nil, "-drain must be at least 0, got -1s"},
 		{[]string{"-drain=soon"}, nil, `invalid value "soon" for flag -drain: parse error`},

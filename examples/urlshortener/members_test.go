@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+)
+
+// A fakeProcess is what members call, and remember.
+type fakeProcess struct {
+	*members
+	conn *nats.Conn
+
+	mu       sync.Mutex
+	admitted map[string]bool
+	dropped  map[string]bool
+	rows     *sync.Map // of the database, which all share
+	known    map[string]bool
+	rebuilt  int
+}
+
+func newBroker(t *testing.T) *natsserver.Server {
+	t.Helper()
+	s, err := natsserver.NewServer(&natsserver.Options{DontListen: true, NoSigs: true})
+	require.NoError(t, err)
+	s.Start()
+	require.True(t, s.ReadyForConnections(10*time.Second))
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	return s
+}
+
+func newFakeProcess(t *testing.T, broker *natsserver.Server, id string, rows *sync.Map) *fakeProcess {
+	t.Helper()
+	conn, err := nats.Connect("", nats.InProcessServer(broker), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	require.NoError(t, err)
+	p := &fakeProcess{conn: conn, admitted: map[string]bool{}, dropped: map[string]bool{}, rows: rows, known: map[string]bool{}}
+	set := func(m *map[string]bool) func(string) {
+		return func(code string) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			(*m)[code] = true
+		}
+	}
+	p.members, err = newMembers(conn, member{ID: id}, memberHooks{
+		admit: set(&p.admitted), drop: set(&p.dropped), distrust: func() {},
+		rebuild: func(context.Context) error {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.rebuilt++
+			rows.Range(func(k, _ any) bool { p.known[k.(string)] = true; return true })
+			return nil
+		},
+	}, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		p.close()
+		conn.Close()
+	})
+	return p
+}
+
+// finds reports whether the process would find a code: if its filter can be relied on, only by that.
+func (p *fakeProcess) finds(code string) bool {
+	before := p.period()
+	p.mu.Lock()
+	known := p.known[code] || p.admitted[code]
+	p.mu.Unlock()
+	return known || before == 0 || p.period() != before
+}
+
+func (p *fakeProcess) fresh() bool { return p.period() != 0 }
+
+func (p *fakeProcess) insert(code string) error {
+	p.hooks.admit(code)
+	return p.make(context.Background(), code, func() error { p.rows.Store(code, true); return nil })
+}
+
+// TestMembers makes links in all processes while others join and leave, are cut off, and come back: whoever asks any
+// process for a link that was acknowledged finds it.
+func TestMembers(t *testing.T) {
+	broker := newBroker(t)
+	rows := new(sync.Map)
+	a := newFakeProcess(t, broker, "a", rows)
+	b := newFakeProcess(t, broker, "b", rows)
+	require.Eventually(t, func() bool { return a.fresh() && b.fresh() && len(a.list()) == 2 }, 10*time.Second, 10*time.Millisecond)
+	require.NoError(t, a.insert("one"))
+	for _, p := range []*fakeProcess{a, b} {
+		require.True(t, p.finds("one"))
+	}
+	b.mu.Lock()
+	require.True(t, b.admitted["one"] && b.dropped["one"])
+	b.mu.Unlock()
+
+	var acknowledged sync.Map
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, p := range []*fakeProcess{a, b} {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				code := fmt.Sprint(p.self.ID, i)
+				if p.insert(code) == nil {
+					acknowledged.Store(code, true)
+				}
+			}
+		})
+	}
+	check := func(p *fakeProcess) {
+		acknowledged.Range(func(k, _ any) bool {
+			if !p.finds(k.(string)) {
+				t.Errorf("%s does not find %s", p.self.ID, k)
+				return false
+			}
+			return true
+		})
+	}
+	var joined []*fakeProcess
+	for i := range 3 { // each joins while links are made
+		c := newFakeProcess(t, broker, fmt.Sprint("c", i), rows)
+		check(c)
+		require.Eventually(t, c.fresh, 20*time.Second, time.Millisecond)
+		check(c)
+		joined = append(joined, c)
+	}
+	// One is cut off: nothing that the others tell reaches it, and it says nothing. Then it does not trust what it
+	// knows, and the others go on without it.
+	lost := joined[0]
+	lost.conn.Close()
+	require.Eventually(t, func() bool { return !lost.fresh() }, 10*time.Second, time.Millisecond)
+	check(lost)
+	require.Eventually(t, func() bool { return len(a.list()) == 4 }, 10*time.Second, 10*time.Millisecond)
+	before := 0
+	acknowledged.Range(func(any, any) bool { before++; return true })
+	require.Eventually(t, func() bool {
+		after := 0
+		acknowledged.Range(func(any, any) bool { after++; return true })
+		return after > before+20
+	}, 10*time.Second, 10*time.Millisecond)
+	check(lost)
+	// One leaves as it should: nobody waits for it.
+	joined[1].close()
+	require.Eventually(t, func() bool { return len(a.list()) == 3 }, time.Second, 10*time.Millisecond)
+	close(stop)
+	wg.Wait()
+	for _, p := range append([]*fakeProcess{a, b}, joined...) {
+		check(p)
+	}
+	require.Greater(t, before, 10)
+}
+
+// TestMembersFail has a row that is not inserted, and a context that ends while somebody does not answer.
+func TestMembersFail(t *testing.T) {
+	broker := newBroker(t)
+	rows := new(sync.Map)
+	a := newFakeProcess(t, broker, "a", rows)
+	require.Eventually(t, a.fresh, 10*time.Second, 10*time.Millisecond)
+	taken := errors.New("taken")
+	require.ErrorIs(t, a.make(t.Context(), "x", func() error { return taken }), taken)
+
+	a.hear(member{ID: "dead"})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	err := a.make(ctx, "y", func() error { rows.Store("y", true); return nil })
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "the other processes cannot be told: dead do not answer")
+	_, there := rows.Load("y")
+	require.False(t, there)
+	require.NoError(t, a.insert("z")) // when its time is over
+	require.Len(t, a.list(), 1)
+}
