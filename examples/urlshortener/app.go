@@ -85,7 +85,7 @@ func newApp(ctx context.Context, s settings, log *slog.Logger) (a *app, err erro
 		return a, err
 	}
 	if s.peers {
-		if err := a.links.join(a.queue.conn, member{ID: rand.Text()}, log); err != nil {
+		if err := a.links.join(ctx, a.queue.conn, member{ID: rand.Text(), URL: s.advertise}, log); err != nil {
 			return a, err
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,6 +25,7 @@ type links struct {
 	clock func() time.Time
 
 	others *members // nil: there are none
+	owners *owners  // and neither are these
 }
 
 const (
@@ -58,6 +60,16 @@ func newLinks(ctx context.Context, s *store, c coder, capacity int, expected uin
 		Capacity: capacity, TTL: cacheTTL, Jitter: 0.1, NegativeTTL: negativeTTL, RefreshAhead: 0.8,
 		StaleIfError: staleIfError, StaleWhileRevalidate: staleMeanwhile, LoadTimeout: loadTimeout, Next: next,
 		Loader: func(ctx context.Context, code string) (ttlcache.Entry[link], error) {
+			if l.owners != nil && ctx.Value(ownKey{}) == nil {
+				if owner, ok := l.owners.of(code); ok {
+					switch found, err := l.owners.ask(ctx, owner, code); {
+					case err == nil:
+						return ttlcache.Entry[link]{Value: found, TTL: borrowTTL}, nil
+					case errors.Is(err, errNoLink):
+						return ttlcache.Entry[link]{}, ttlcache.ErrNotFound
+					}
+				}
+			}
 			found, err := load(ctx, code)
 			return ttlcache.Entry[link]{Value: found}, err
 		},
@@ -168,10 +180,17 @@ func (l *links) trusted() uint64 {
 }
 
 // join makes l one of several processes, which tell each other of the links that they make.
-func (l *links) join(conn *nats.Conn, self member, log *slog.Logger) (err error) {
+func (l *links) join(ctx context.Context, conn *nats.Conn, self member, log *slog.Logger) error {
+	secret, err := l.store.secret(ctx, "peers", 16)
+	if err != nil {
+		return err
+	}
 	l.others, err = newMembers(conn, self, memberHooks{
 		admit: l.admit, drop: l.cache.Invalidate, distrust: l.guard.FailOpen, rebuild: l.rebuild,
 	}, log)
+	if err == nil {
+		l.owners = newOwners(l.others, hex.EncodeToString(secret))
+	}
 	return err
 }
 

@@ -40,6 +40,7 @@ type settings struct {
 	redis     string
 	replicas  int
 	peers     bool // other processes serve the same links
+	advertise string
 	load      loadSettings
 	base      string
 	codes     string
@@ -97,6 +98,9 @@ func (s settings) run(ctx context.Context, stdout, stderr io.Writer) error {
 		return fmt.Errorf("-addr cannot be listened on: %w", err)
 	}
 	defer l.Close()
+	if s.advertise == "" {
+		s.advertise = "http://" + l.Addr().String()
+	}
 	a, err := newApp(ctx, s, log)
 	if err != nil {
 		return err
@@ -169,6 +173,14 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 		return nil
 	})
 	flags.BoolVar(&s.peers, "peers", false, "other processes serve the same links, in the databases of -dsn, and tell each other of new ones over the broker of -nats")
+	flags.Func("advertise", "other processes reach this one at `URL` (default: the address that it listens on)", func(v string) error {
+		u, err := url.Parse(v)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" {
+			return errors.New("must be a URL such as http://10.0.0.7:8080")
+		}
+		s.advertise = u.Scheme + "://" + u.Host
+		return nil
+	})
 	flags.BoolVar(&s.private, "allow-private", false, "allow links to private addresses")
 	flags.BoolVar(&s.unlimited, "no-limits", false, "have no rate limits")
 	flags.DurationVar(&s.drain, "drain", 10*time.Second, "let requests finish for `DURATION` when asked to end")

@@ -94,7 +94,7 @@ func pathClass(path string) string {
 		return path
 	}
 	switch first, _, more := strings.Cut(strings.TrimPrefix(path, "/"), "/"); {
-	case first == "api" || first == "assets":
+	case first == "api" || first == "assets" || first == "peer":
 		return "/" + first
 	case more:
 		return "other"

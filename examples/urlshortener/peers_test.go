@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -74,10 +75,37 @@ func TestPeers(t *testing.T) {
 	})
 	everywhere(10)
 
+	// Each link is loaded from the database by the process that owns it, for all of them.
+	passed := func() (n float64) {
+		for _, p := range processes {
+			_, body := get(t, p, "/metrics")
+			_, after, ok := strings.Cut(body, "\nfilter_passed_total ")
+			require.True(t, ok)
+			line, _, _ := strings.Cut(after, "\n")
+			v, err := strconv.ParseFloat(line, 64)
+			require.NoError(t, err)
+			n += v
+		}
+		return n
+	}
+	loaded := passed()
+	const more = 30
+	for i := range more {
+		name := fmt.Sprint("shared-", i)
+		require.Equal(t, http.StatusCreated, alias(t, processes[i%3], name))
+		for _, p := range processes {
+			resp, _ := get(t, p, "/"+name)
+			require.Equal(t, http.StatusFound, resp.StatusCode)
+		}
+	}
+	require.InDelta(t, more, passed()-loaded, 3) // not three times as many
+	resp, _ := get(t, processes[0], ownerPath+"shared-0")
+	require.Equal(t, http.StatusNotFound, resp.StatusCode) // for strangers
+
 	// A link that is deleted in one process leads nowhere in the others.
 	req, err := http.NewRequest(http.MethodDelete, processes[0].base.String()+"/api/links/link-1", nil)
 	require.NoError(t, err)
-	resp, err := http.DefaultClient.Do(req)
+	resp, err = http.DefaultClient.Do(req)
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 	require.Equal(t, http.StatusNoContent, resp.StatusCode)

@@ -60,6 +60,9 @@ func (s *server) handler() http.Handler {
 	mux.Handle("GET /metrics", s.metrics.handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", s.readyz)
+	if s.links.owners != nil {
+		mux.HandleFunc("GET "+ownerPath+"{code}", s.links.owners.serve(s.links))
+	}
 	var rest http.Handler = limited
 	if s.limits != nil {
 		rest = s.limits.Handler(limited)

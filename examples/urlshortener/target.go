@@ -176,7 +176,7 @@ func reserved(a netip.Addr) bool {
 // reservedAliases are the paths that the service has for itself, and those that others will look for.
 var reservedAliases = map[string]bool{
 	"api": true, "assets": true, "static": true, "healthz": true, "readyz": true, "metrics": true, "openapi": true,
-	"favicon": true, "robots": true, "admin": true, "login": true, "index": true, "well-known": true,
+	"favicon": true, "robots": true, "admin": true, "login": true, "index": true, "well-known": true, "peer": true,
 }
 
 // checkAlias returns an error that says why an alias is not taken.
