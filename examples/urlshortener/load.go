@@ -312,6 +312,9 @@ func (g *generator) work(ctx context.Context, worker int, r *loadResult) {
 				g.unanswered[n].Add(1)
 			}
 		}
+		if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+			return // it was ended while it connected, which is no fault of the service
+		}
 		if err != nil {
 			c.close()
 			r.errors++
