@@ -39,8 +39,8 @@
 // of its parts, and refuses requests with others. DB itself sends no epochs, as it does not know how a
 // database would compare them; a transaction that begins as in the example of Tx.Placement does. Without
 // that, who moves a part must know that all processes go by the topology in which it is Fenced, and that
-// their writes from before have ended, ahead of copying the last of it. (That a part is being copied gives it a new epoch as well; a
-// shard can go on taking the one before as long as the part stays where it is.)
+// their writes from before have ended, ahead of copying the last of it. (That a part is being copied gives
+// it a new epoch as well; a shard can go on taking the one before as long as the part stays where it is.)
 //
 // While a part moves, two shards have its rows: what is copied already, and later what is left behind. Who asks
 // all shards must have each leave out the rows whose keys it does not have, or count only one of each.
