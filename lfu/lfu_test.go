@@ -20,6 +20,9 @@ import (
 	"github.com/sysblocks/sysblocks/internal/trace"
 )
 
+// underRace is whether the race detector is on; see race_test.go.
+var underRace bool
+
 func must[T any](v T, err error) func(testing.TB) T {
 	return func(tb testing.TB) T {
 		require.NoError(tb, err)
@@ -961,6 +964,10 @@ func TestGhostsFollowWeights(t *testing.T) {
 
 // TestGuardFollowsWeights: how large the sample is depends on how many entries fit now.
 func TestGuardFollowsWeights(t *testing.T) {
+	if underRace {
+		t.Log("one goroutine, and five million operations: without the race detector")
+		return
+	}
 	weight := uint32(1)
 	c := must(New(Config[int, int]{Capacity: 100_000, Shards: 1, Weigher: func(int, int) uint32 { return weight }}))(t)
 	for _, p := range []struct {
