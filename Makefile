@@ -63,11 +63,12 @@ lint:
 unit:
 	@$(call each,$(ROOT)/scripts/gotest -race -shuffle=on ./...)
 
-# What is measured with hundreds of filters takes the race detector, which finds nothing in it,
-# ten minutes; there it runs in a short form.
+# What is measured with hundreds of filters, or a million requests, takes the race detector, which finds nothing in
+# it, ten minutes; there it runs in a short form.
 rates:
-	@echo "== $@ ."
+	@echo "== $@ . ./examples"
 	go test -run=FPR ./bloom
+	cd examples && go test -run='^TestAbsentCodes$$' ./urlshortener
 
 servers:
 	@scripts/need $(SERVERS)
