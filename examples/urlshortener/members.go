@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,14 +36,14 @@ type members struct {
 	log   *slog.Logger
 	hooks memberHooks
 
-	making sync.RWMutex // held for reading while a link is made, and for writing when a process joins
+	making   sync.RWMutex // held for reading while a link is made, and for writing when a process joins
+	draining atomic.Bool  // no requests are to be sent to this process any more
 
-	mu      sync.Mutex
-	others  map[string]*member
-	changed chan struct{} // closed when others has changed
-	sent    time.Time     // when the last beat was sent that the broker has taken
-	trusted bool          // the filter, and what does not exist; and only until sent is too long ago
-	periods uint64        // how often that has begun
+	mu        sync.Mutex
+	directory           // of the others
+	sent      time.Time // when the last beat was sent that the broker has taken
+	trusted   bool      // the filter, and what does not exist; and only until sent is too long ago
+	periods   uint64    // how often that has begun
 
 	stop context.CancelFunc
 	jobs sync.WaitGroup
@@ -53,8 +54,71 @@ type members struct {
 type member struct {
 	ID  string `json:"id"`
 	URL string `json:"url"` // where the others reach it; "" nowhere
+	// Draining is whether it is about to end: it is told of links as before, but no requests are to be sent to it.
+	Draining bool `json:"draining,omitempty"`
 
 	heard time.Time
+}
+
+func (o member) same(p member) bool {
+	return o.ID == p.ID && o.URL == p.URL && o.Draining == p.Draining
+}
+
+// A directory is the processes that were heard of lately: what members, and a front, know of them. It is not safe for
+// concurrent use.
+type directory struct {
+	others  map[string]*member
+	left    map[string]time.Time // who has said so, and when: a beat may come later than that
+	changed chan struct{}        // closed when others has changed
+}
+
+func newDirectory() directory {
+	return directory{others: map[string]*member{}, left: map[string]time.Time{}, changed: make(chan struct{})}
+}
+
+// hear notes that a process is there.
+func (d *directory) hear(o member, now time.Time) {
+	if _, left := d.left[o.ID]; o.ID == "" || left {
+		return
+	}
+	old := d.others[o.ID]
+	if old != nil && old.Draining { // it ends: what does not say so was sent before
+		o.Draining = true
+	}
+	o.heard = now
+	d.others[o.ID] = &o
+	if old == nil || !old.same(o) {
+		d.change()
+	}
+}
+
+// leave notes that a process has said that it ends.
+func (d *directory) leave(id string, now time.Time) {
+	d.left[id] = now
+	if d.others[id] != nil {
+		delete(d.others, id)
+		d.change()
+	}
+}
+
+// forget forgets who was not heard of.
+func (d *directory) forget(now time.Time) {
+	for id, o := range d.others {
+		if now.Sub(o.heard) > leaseTime {
+			delete(d.others, id)
+			d.change()
+		}
+	}
+	for id, when := range d.left {
+		if now.Sub(when) > leaseTime {
+			delete(d.left, id)
+		}
+	}
+}
+
+func (d *directory) change() {
+	close(d.changed)
+	d.changed = make(chan struct{})
 }
 
 // memberHooks is what a process does for the others, and with itself. They are called by several goroutines at once.
@@ -87,7 +151,7 @@ type announcement struct {
 }
 
 func newMembers(conn *nats.Conn, self member, hooks memberHooks, log *slog.Logger) (*members, error) {
-	m := &members{self: self, conn: conn, log: log, hooks: hooks, others: map[string]*member{}, changed: make(chan struct{})}
+	m := &members{self: self, conn: conn, log: log, hooks: hooks, directory: newDirectory()}
 	for subject, handle := range map[string]nats.MsgHandler{
 		beatSubject: m.onBeat, leaveSubject: m.onLeave, announceSubject: m.onAnnounce,
 	} {
@@ -120,24 +184,40 @@ func (m *members) close() {
 	m.trusted = false // before the others stop telling
 	m.mu.Unlock()
 	m.hooks.distrust()
-	if body, err := json.Marshal(m.self); err == nil {
-		_ = m.conn.Publish(leaveSubject, body)
-		_ = m.conn.FlushTimeout(time.Second)
-	}
+	_ = m.conn.Publish(leaveSubject, encode(m.self))
+	_ = m.conn.FlushTimeout(time.Second)
 	_ = m.unsubscribe()
+}
+
+// drain tells the others, and fronts, that no requests are to be sent to this process any more.
+func (m *members) drain() {
+	m.draining.Store(true)
+	_ = m.conn.Publish(beatSubject, encode(m.me())) // or the next beat says it
+	_ = m.conn.FlushTimeout(time.Second)
+}
+
+// me returns this process as the others are to see it.
+func (m *members) me() member {
+	me := m.self
+	me.Draining = m.draining.Load()
+	return me
+}
+
+func encode(v any) []byte {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // cannot be: it is strings and the like
+	}
+	return body
 }
 
 // beat tells the others that the process is there, and looks whether it could.
 func (m *members) beat(ctx context.Context) {
-	body, err := json.Marshal(m.self)
-	if err != nil {
-		panic(err) // cannot be: it is two strings
-	}
 	t := time.NewTicker(beatEvery)
 	defer t.Stop()
 	for {
 		began := time.Now()
-		err := m.conn.Publish(beatSubject, body)
+		err := m.conn.Publish(beatSubject, encode(m.me()))
 		if err == nil {
 			err = m.conn.FlushTimeout(beatEvery) // the broker has it
 		}
@@ -150,7 +230,7 @@ func (m *members) beat(ctx context.Context) {
 			m.trusted = false
 		}
 		joining := !m.trusted && err == nil
-		m.forgetLocked(time.Now())
+		m.forget(time.Now())
 		m.mu.Unlock()
 		if lost {
 			m.log.Warn("the others cannot be told that this process is there: its filter is not used for now")
@@ -181,21 +261,6 @@ func (m *members) period() uint64 {
 	return 0
 }
 
-// forgetLocked forgets who was not heard of.
-func (m *members) forgetLocked(now time.Time) {
-	for id, o := range m.others {
-		if now.Sub(o.heard) > leaseTime {
-			delete(m.others, id)
-			m.changedLocked()
-		}
-	}
-}
-
-func (m *members) changedLocked() {
-	close(m.changed)
-	m.changed = make(chan struct{})
-}
-
 // join makes the filter anew when all others have seen this process, and are done with the links that they were making
 // before, and trusts it then.
 func (m *members) join(ctx context.Context) error {
@@ -215,7 +280,7 @@ func (m *members) join(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	// If the others may have stopped waiting meanwhile, it was in vain.
-	if body, err := json.Marshal(m.self); err == nil && m.conn.Publish(beatSubject, body) == nil && m.conn.FlushTimeout(beatEvery) == nil {
+	if m.conn.Publish(beatSubject, encode(m.me())) == nil && m.conn.FlushTimeout(beatEvery) == nil {
 		if now := time.Now(); now.Sub(max2(m.sent, began)) < leaseTime-2*beatEvery {
 			m.sent, m.trusted = now, true
 			m.periods++
@@ -242,16 +307,12 @@ func (m *members) onBeat(msg *nats.Msg) {
 
 // hear notes that a process is there.
 func (m *members) hear(o member) {
-	if o.ID == "" || o.ID == m.self.ID {
+	if o.ID == m.self.ID {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	o.heard = time.Now()
-	if old := m.others[o.ID]; old == nil || old.URL != o.URL {
-		defer m.changedLocked()
-	}
-	m.others[o.ID] = &o
+	m.directory.hear(o, time.Now())
 }
 
 func (m *members) onLeave(msg *nats.Msg) {
@@ -261,10 +322,7 @@ func (m *members) onLeave(msg *nats.Msg) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.others[o.ID] != nil {
-		delete(m.others, o.ID)
-		m.changedLocked()
-	}
+	m.leave(o.ID, time.Now())
 }
 
 func (m *members) onAnnounce(msg *nats.Msg) {
@@ -337,7 +395,7 @@ func (m *members) tell(ctx context.Context, a announcement) error {
 		for waiting := true; waiting && len(missing) > 0; {
 			m.mu.Lock()
 			changed := m.changed
-			m.forgetLocked(time.Now())
+			m.forget(time.Now())
 			for id := range missing {
 				if m.others[id] == nil { // has died, or left
 					delete(missing, id)
@@ -380,8 +438,8 @@ func (m *members) contact() error {
 func (m *members) list() []member {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.forgetLocked(time.Now())
-	all := []member{m.self}
+	m.forget(time.Now())
+	all := []member{m.me()}
 	for _, o := range m.others {
 		all = append(all, *o)
 	}

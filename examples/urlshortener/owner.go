@@ -37,6 +37,10 @@ const (
 	ownerPath = "/peer/links/"
 )
 
+// ownership is how owners are found, in processes and fronts alike. Processes are few: no table is needed, and none is
+// made when one comes or goes.
+func ownership() consistenthash.Algorithm { return consistenthash.Rendezvous() }
+
 func newOwners(m *members, secret string) *owners {
 	return &owners{members: m, secret: secret, client: &http.Client{Timeout: askTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: 32}}}
 }
@@ -45,15 +49,14 @@ func newOwners(m *members, secret string) *owners {
 func (o *owners) of(code string) (member, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	now := o.members.list()
-	same := func(a, b member) bool { return a.ID == b.ID && a.URL == b.URL }
-	if o.ring == nil || !slices.EqualFunc(now, o.known, same) {
+	// Fronts send requests to the owner as well; and who is about to end is not to get any.
+	now := slices.DeleteFunc(o.members.list(), func(m member) bool { return m.Draining })
+	if o.ring == nil || !slices.EqualFunc(now, o.known, member.same) {
 		var nodes []consistenthash.Member[member]
 		for _, m := range now {
 			nodes = append(nodes, consistenthash.Member[member]{Node: consistenthash.Node{ID: m.ID, Weight: 1}, Value: m})
 		}
-		// Processes are few: no table is needed, and none is made when one comes or goes.
-		ring, err := consistenthash.New(consistenthash.Config[member]{Algorithm: consistenthash.Rendezvous(), Members: nodes})
+		ring, err := consistenthash.New(consistenthash.Config[member]{Algorithm: ownership(), Members: nodes})
 		if err != nil {
 			return member{}, false
 		}
