@@ -64,7 +64,8 @@ function makeEndpoint(pool, endpoint) {
   let action = "drain";
   element.dataset.endpoint = endpoint.id;
   button.addEventListener("click", async () => {
-    button.disabled = true;
+    if (button.ariaBusy === "true") return;
+    button.ariaBusy = "true"; // and not disabled, which would take the focus from it
     const url = `pools/${encodeURIComponent(pool.of)}/${action}?endpoint=${encodeURIComponent(endpoint.id)}`;
     try {
       const answer = await fetch(url, { method: "POST" });
@@ -72,7 +73,7 @@ function makeEndpoint(pool, endpoint) {
     } catch (error) {
       alert(error.message);
     }
-    button.disabled = false;
+    button.ariaBusy = "false";
   });
   return {
     element,
