@@ -17,6 +17,10 @@ import (
 // maxLine is more than any line has that is meant to be one.
 const maxLine = 1 << 20
 
+// maxTopology is more than a topology has of as many parts as there can be, if their bounds are not very long. Tests
+// change it.
+var maxTopology int64 = 1 << 28
+
 // open opens a file, or standard input if its name is "-", and says how it is called, and how long it is: 0
 // if that is not known.
 func open(name string, stdin io.Reader) (r io.ReadCloser, called string, size int64, err error) {
@@ -53,9 +57,12 @@ func readTopology(name string, stdin io.Reader) (*shard.Topology, error) {
 		return nil, err
 	}
 	defer r.Close()
-	text, err := io.ReadAll(r)
+	text, err := io.ReadAll(io.LimitReader(r, maxTopology+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", called, err)
+	}
+	if int64(len(text)) > maxTopology {
+		return nil, fmt.Errorf("%s: longer than %d bytes, which no topology is", called, maxTopology)
 	}
 	return parseTopology(text, called)
 }
@@ -122,11 +129,15 @@ func parseUint(s string) (uint64, error) {
 	return n, nil
 }
 
-// parseFloat refuses NaN: it equals no key, so there is no telling how often it is asked for.
+// parseFloat refuses NaN: it equals no key, so there is no telling how often it is asked for. -0 is the same key as 0, and
+// is written so.
 func parseFloat(s string) (float64, error) {
 	f, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
 	if err != nil || math.IsNaN(f) {
 		return 0, fmt.Errorf("must be a number of 64 bits, got %.40q", s)
+	}
+	if f == 0 {
+		f = 0 // -0 is less than that
 	}
 	return f, nil
 }

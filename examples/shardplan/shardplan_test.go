@@ -89,7 +89,8 @@ func TestReadme(t *testing.T) {
 	_, out, _ := command(t, "")
 	assert.Contains(t, string(readme), "```text\n"+out+"```\n")
 	_, out, _ = command(t, "", "-next=testdata/next.json")
-	assert.Contains(t, string(readme), "```text\n"+out[strings.Index(out, "Next  "):]+"```\n")
+	shown := strings.Replace(out[strings.Index(out, "Next  "):], "testdata/", "examples/shardplan/testdata/", 1)
+	assert.Contains(t, string(readme), "```text\n"+shown+"```\n")
 }
 
 // The plan says where package shard has the keys, and counts each of them.
@@ -224,6 +225,7 @@ func TestTypes(t *testing.T) {
 	}
 	p := planned(t, "1e3\n 1000 \n-0\n0\n+Inf\n", "-type=float", "-keys=-", "-strategies=mod")
 	assert.Equal(t, amount{3, 5}, p.Total)
+	assert.Equal(t, keyText("0"), p.List[1].Key, "and not -0")
 }
 
 func TestStandardInput(t *testing.T) {
@@ -398,6 +400,26 @@ func TestOutputFails(t *testing.T) {
 		assert.Equal(t, 1, code)
 		assert.Equal(t, "shardplan: the plan cannot be written: no space left\n", stderr.String())
 	}
+}
+
+// What has no end is not read until memory has.
+func TestEndless(t *testing.T) {
+	defer func(was int64) { maxTopology = was }(maxTopology)
+	maxTopology = 100_000
+	for _, flag := range []string{"-topology=-", "-next=-"} {
+		var stdout, stderr bytes.Buffer
+		code := run([]string{flag, "-key=1"}, zeros{}, &stdout, &stderr)
+		assert.Equal(t, 1, code)
+		assert.Equal(t, "shardplan: standard input: longer than 100000 bytes, which no topology is\n", stderr.String())
+	}
+}
+
+// zeros has no end.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
 }
 
 func TestInputFails(t *testing.T) {
