@@ -21,7 +21,7 @@ type input struct {
 
 	years  int
 	peak   float64 // times the mean
-	copies float64
+	copies float64 // of what is stored
 
 	server      float64 // requests a second that one serves
 	shardSize   float64 // bytes that one stores
@@ -30,18 +30,18 @@ type input struct {
 
 // A line is a step of the arithmetic, and its result.
 type line struct {
-	What   string  `json:"what"`
+	What   string  `json:"what"` // "": as in the line before
+	Note   string  `json:"note,omitempty"`
 	How    string  `json:"how"`
 	Result float64 `json:"result"`
 	Unit   string  `json:"unit"`
-	note   string
 }
 
 // estimate does the arithmetic, in the order in which it would be done on the back of an envelope.
 func (in input) estimate() []line {
 	var lines []line
 	add := func(what string, result float64, unit, note, how string, args ...any) float64 {
-		lines = append(lines, line{what, fmt.Sprintf(how, args...), round(result), unit, note})
+		lines = append(lines, line{what, note, fmt.Sprintf(how, args...), round(result), unit})
 		return result
 	}
 
@@ -57,7 +57,7 @@ func (in input) estimate() []line {
 
 	var reads float64
 	switch {
-	case in.reads.count > 0:
+	case in.reads.period != "":
 		reads = add("reads", in.reads.perSecond(), "a second", "", "%s a %s ÷ %s s", count(in.reads.count), in.reads.period, count(periods[in.reads.period]))
 	case in.views > 0:
 		views := add("reads", in.users*in.views, "a day", "", "%s users × %s", count(in.users), count(in.views))
@@ -79,7 +79,7 @@ func (in input) estimate() []line {
 	}
 	total := 0.0
 	for y := 1; y <= in.years; y++ {
-		// Of the first ten years each, and then the last.
+		// Of up to ten years each, and of more only the first and the last.
 		if total = stored / periods[period] * year * float64(y); in.years > 10 && y < in.years && y > 1 {
 			continue
 		}

@@ -80,7 +80,7 @@ func TestKnownFigures(t *testing.T) {
 			if l.What != "" {
 				what, nth = l.What, 0
 			}
-			if what != c.what || l.note != c.note {
+			if what != c.what || l.Note != c.note {
 				continue
 			}
 			if nth++; nth-1 == c.nth {
@@ -110,6 +110,7 @@ func TestDowntimes(t *testing.T) {
 func TestQuantities(t *testing.T) {
 	for s, want := range map[string]float64{
 		"0": 0, "250": 250, "1.5M": 1.5e6, "10B": 10e9, "10G": 10e9, "1e6": 1e6, "3k": 3000, "300,000": 300_000, "2T": 2e12, " 7 M ": 7e6,
+		"1,234,567.5": 1_234_567.5, ".5": 0.5, "2E": 2e18, "1e3m": 1e9, "1e30": 1e30, "0.000001": 1e-6, "+5": 5,
 	} {
 		n, err := number(s)
 		require.NoError(t, err, s)
@@ -130,7 +131,8 @@ func TestQuantities(t *testing.T) {
 		require.NoError(t, err, s)
 		require.Equal(t, want, r, s)
 	}
-	for _, s := range []string{"", "x", "-1", "NaN", "Inf", "1e400", "1e31", "5Q", "0x10", "1_000", "MM", "5KM"} {
+	for _, s := range []string{"", "x", "-1", "NaN", "Inf", "1e400", "1e31", "5Q", "0x10", "1_000", "MM", "5KM",
+		"0,5", "1,5M", "1,,000", "10,00", "1.5.5", ".", "1e", "1e-7", "1e-400", "-1e-400", "1 2"} {
 		_, err := number(s)
 		require.Error(t, err, "number %q", s)
 		_, err = bytes(s)
@@ -147,7 +149,9 @@ func TestQuantities(t *testing.T) {
 		require.Error(t, err, "share %q", s)
 	}
 	for n, want := range map[float64]string{
-		0: "0", 1: "1", 999: "999", 1000: "1,000", 1234567: "1,234,567", 0.5: "0.5", 6944.444444: "6,944.44", 0.000123456: "0.000123",
+		0: "0", 1: "1", 999: "999", 1000: "1,000", 1234567: "1,234,567", 0.5: "0.5", 6944.444444: "6,944.44", 0.000123456: "0.000123456",
+		2083333.33: "2,083,333", 5.78703704e-5: "0.0000578704", 1.5e-9: "1.5e-09", 1e30: "1,000,000,000,000,000,000,000,000,000,000",
+		123456789012345678: "123,456,789,012,346,000",
 	} {
 		require.Equal(t, want, count(n))
 	}
@@ -156,6 +160,59 @@ func TestQuantities(t *testing.T) {
 	}
 	require.Equal(t, "0 s", duration(0))
 	require.Equal(t, "250ms", duration(0.25))
+}
+
+// TestReplaced has flags that take the place of what an example has.
+func TestReplaced(t *testing.T) {
+	for args, want := range map[string][2]string{
+		"-reads 0/day":                                  {"6,944.44 a second", "0 a day ÷ 86,400 s = 0 a second"},
+		"-for posts-small -writes 10/s":                 {"10 a second", "10 × 50 = 500 a second"}, // 100 views for 2 posts
+		"-for shortener -ratio 5":                       {"38.5802 a second", "38.5802 × 5 = 192.901 a second"},
+		"-for shortener -users 1M -actions 8640":        {"100,000 a second", "10,000,000,000 a month ÷ 2,592,000 s = 3,858.02 a second"},
+		"-for shortener -users 5 -actions 2 -views 864": {"0.000115741 a second", "4,320 ÷ 86,400 s = 0.05 a second"},
+	} {
+		in, _, _, err := parse(strings.Fields(args))
+		require.NoError(t, err, args)
+		var writes, reads string
+		what := ""
+		for _, l := range in.estimate() {
+			if l.What != "" {
+				what = l.What
+			}
+			switch text := count(l.Result) + " " + l.Unit; {
+			case l.Unit != "a second" || l.Note != "":
+			case what == "writes":
+				writes = text
+			case what == "reads":
+				reads = l.How + " = " + text
+			}
+		}
+		require.Equal(t, want, [2]string{writes, reads}, args)
+	}
+}
+
+// TestExtremes calculates with the largest and the smallest that can be given.
+func TestExtremes(t *testing.T) {
+	for _, most := range [][2]string{{"1e30", "1e-6"}, {"1e-6", "1e30"}} {
+		args := []string{"-json", "-years=100"}
+		for _, name := range []string{"users", "actions", "ratio", "size", "media-size", "response"} {
+			args = append(args, "-"+name+"="+most[0])
+		}
+		if most[0] == "1e30" {
+			args = append(args, "-peak=1e30", "-copies=1e30", "-media-share=1")
+		}
+		for _, name := range []string{"server", "shard-size", "shard-writes"} {
+			args = append(args, "-"+name+"="+most[1])
+		}
+		code, out, errs := command(t, args...)
+		require.Zero(t, code, errs)
+		require.True(t, json.Valid([]byte(out)))
+		code, out, errs = command(t, args[1:]...)
+		require.Zero(t, code, errs)
+		require.NotContains(t, out, "Inf")
+		require.NotContains(t, out, "NaN")
+		require.NotRegexp(t, `= 0 (a|B)`, out, "what is little is not nothing")
+	}
 }
 
 func TestErrors(t *testing.T) {
@@ -172,7 +229,13 @@ func TestErrors(t *testing.T) {
 		"-peak 0.5":                       "-peak must be at least 1, got 0.5",
 		"-copies 0":                       "-copies must be at least 1, got 0",
 		"-server 0":                       "-server must be more than 0",
-		"-for shortener -media-share 10%": "-media-size must be given with -media-share",
+		"-server 1e-300":                  `invalid value "1e-300" for flag -server: must be 0, or from 0.000001 to 1e30, got "1e-300"`,
+		"-response 0":                     "-response must be more than 0",
+		"-for shortener -media-share 10%": "-media-share must be given with a -media-size of more than 0",
+		"-for shortener -media-size 1KB":  "-media-size must be given with a -media-share of more than 0",
+		"-media-size 0":                   "-media-share must be given with a -media-size of more than 0",
+		"-for shortener -users 5":         "-users and -actions must both be given, as the example has a rate of writes and no users",
+		"-for shortener -views 5":         "-users and -actions must both be given, as the example has a rate of writes and no users",
 		"-users 5 -writes 5/day":          "give -users and -actions or -writes, and one of -ratio, -views and -reads",
 		"-ratio 5 -views 5":               "give -users and -actions or -writes, and one of -ratio, -views and -reads",
 		"posts":                           `unexpected argument "posts"`,

@@ -30,8 +30,9 @@ const usage = `The arithmetic of a system on the back of an envelope.
   estimate -for shortener       a URL shortener: 100 million links a month
   estimate -users 5M -actions 0.5 -ratio 20 -size 2KB
 
-Numbers may have K, M, B (or G), T behind them, sizes KB, MB, GB, TB; units are decimal, a month has 30 days, and a
-year 365. What -for sets, other flags replace.
+Numbers may have K, M, B (or G), T, P or E behind them, sizes KB, MB, GB, TB, PB or EB; a rate is so many a second,
+minute, hour, day, month or year. Units are decimal, a month has 30 days, and a year 365. What -for sets, other flags
+replace.
 
 Flags:
 `
@@ -72,7 +73,7 @@ func parse(args []string) (in input, asJSON bool, help string, err error) {
 	flags := flag.NewFlagSet("estimate", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // the error says it all in one line
 	system := "posts"
-	flags.StringVar(&system, "for", system, "begin with a worked example: posts, posts-small or shortener")
+	flags.StringVar(&system, "for", system, "begin with a worked `EXAMPLE`: posts, posts-small or shortener")
 	given := map[string]float64{}
 	value := func(name, help string, parse func(string) (float64, error)) {
 		flags.Func(name, help, func(s string) (err error) { given[name], err = parse(s); return err })
@@ -132,14 +133,14 @@ func (in input) with(given map[string]float64, writes, reads rate) (input, error
 	}
 	switch {
 	case writes.period != "":
-		in.users, in.actions, in.writes = 0, 0, writes
 		if in.views > 0 { // of users, of which there are none
-			in.views, in.ratio = 0, 100
+			in.views, in.ratio = 0, in.views/in.actions
 		}
-	case has("users") || has("actions") || has("views"):
-		if in.users == 0 { // of an example that has none
-			in.users, in.actions, in.writes = 1e6, 1, rate{}
-		}
+		in.users, in.actions, in.writes = 0, 0, writes
+	case has("users") && has("actions"):
+		in.writes = rate{}
+	case in.users == 0 && (has("users") || has("actions") || has("views")):
+		return in, errors.New("-users and -actions must both be given, as the example has a rate of writes and no users")
 	}
 	switch {
 	case reads.period != "":
@@ -178,13 +179,17 @@ func (in input) with(given map[string]float64, writes, reads rate) (input, error
 		return in, fmt.Errorf("-peak must be at least 1, got %v", in.peak)
 	case in.copies < 1:
 		return in, fmt.Errorf("-copies must be at least 1, got %v", in.copies)
-	case in.mediaShare > 0 && in.mediaSize == 0:
-		return in, errors.New("-media-size must be given with -media-share")
 	}
-	for _, name := range []string{"users", "server", "shard-size", "shard-writes", "size"} {
+	for _, name := range []string{"users", "server", "shard-size", "shard-writes", "size", "response"} {
 		if n, ok := given[name]; ok && n == 0 {
 			return in, fmt.Errorf("-%s must be more than 0", name)
 		}
+	}
+	switch {
+	case in.mediaShare > 0 && in.mediaSize == 0:
+		return in, errors.New("-media-share must be given with a -media-size of more than 0")
+	case has("media-size") && in.mediaShare == 0:
+		return in, errors.New("-media-size must be given with a -media-share of more than 0")
 	}
 	in.years = int(years)
 	return in, nil
@@ -200,8 +205,8 @@ func (in input) writeText(out io.Writer) error {
 			result, unit = size(l.Result), strings.TrimPrefix(unit, "B")
 		}
 		text := strings.TrimSpace(result + " " + strings.TrimSpace(unit))
-		if l.note != "" {
-			text += ", " + l.note
+		if l.Note != "" {
+			text += ", " + l.Note
 		}
 		fmt.Fprintf(w, "%s\t%s\t= %s\n", l.What, l.How, text)
 	}
@@ -217,12 +222,18 @@ func (in input) writeText(out io.Writer) error {
 	return w.Flush()
 }
 
-// writeJSON writes the same for programs.
+// writeJSON writes the same for programs, in which each line says what it is of.
 func (in input) writeJSON(out io.Writer) error {
+	lines := in.estimate()
+	for i := range lines {
+		if lines[i].What == "" {
+			lines[i].What = lines[i-1].What
+		}
+	}
 	e := json.NewEncoder(out)
 	e.SetIndent("", "  ")
 	return e.Encode(struct {
 		Estimate []line     `json:"estimate"`
 		Downtime []downtime `json:"downtime"`
-	}{in.estimate(), in.downtimes()})
+	}{lines, in.downtimes()})
 }

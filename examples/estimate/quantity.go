@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -19,43 +21,61 @@ const (
 
 var factors = map[string]float64{"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 
-// maxQuantity bounds what is calculated with, so that no product overflows, or is infinite.
-const maxQuantity = 1e30
+// Quantities are 0, or between these, so that no product or quotient of them overflows.
+const (
+	minQuantity = 1e-6
+	maxQuantity = 1e30
+)
+
+// written is a number as people write it, with commas between thousands or without, and what is behind it.
+var written = regexp.MustCompile(`^([+-]?(?:\d+|\d{1,3}(?:,\d{3})+|)(?:\.\d*)?(?:[eE][+-]?\d+)?) *([A-Za-z]*)$`)
 
 // number parses a number that may have K, M, G or B (a billion), T, P or E behind it.
 func number(s string) (float64, error) {
-	text := strings.ReplaceAll(strings.TrimSpace(s), ",", "")
-	digits := strings.TrimRight(text, "KMGBTPEkmgbtpe") // not the e of 1e6, which digits follow
-	suffix := strings.ToUpper(text[len(digits):])
+	n, suffix, ok := scaled(s)
 	if suffix == "B" {
 		suffix = "G"
 	}
-	factor, ok := factors[suffix]
-	n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
-	if !ok || err != nil || strings.ContainsAny(digits, "xX_pP") {
+	factor, known := factors[suffix]
+	if !ok || !known {
 		return 0, fmt.Errorf("must be a number such as 250, 1.5M or 10B, got %q", s)
 	}
 	return bounded(n*factor, s)
 }
 
-func bounded(n float64, s string) (float64, error) {
-	if !(n >= 0 && n <= maxQuantity) {
-		return 0, fmt.Errorf("must be from 0 to %.0e, got %s", maxQuantity, s)
-	}
-	return n, nil
-}
-
 // bytes parses a size: 280B, 200KB, 1.5 TB; a number alone is in bytes.
 func bytes(s string) (float64, error) {
-	text := strings.ToUpper(strings.ReplaceAll(strings.TrimSpace(s), ",", ""))
-	text = strings.TrimSuffix(text, "B")
-	digits := strings.TrimRight(text, "KMGTPE")
-	factor, ok := factors[text[len(digits):]]
-	n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
-	if !ok || err != nil || strings.ContainsAny(digits, "xX_pP") {
+	n, suffix, ok := scaled(s)
+	factor, known := factors[strings.TrimSuffix(suffix, "B")]
+	if !ok || !known {
 		return 0, fmt.Errorf("must be a size such as 280B, 200KB or 1.5TB, got %q", s)
 	}
 	return bounded(n*factor, s)
+}
+
+// scaled returns a number, and what is behind it, in capitals. What is too small for a float64 is not 0, but the least
+// there is.
+func scaled(s string) (n float64, suffix string, ok bool) {
+	m := written.FindStringSubmatch(strings.TrimSpace(s))
+	if m == nil || m[2] == "e" { // of 1e9, of which the 9 is missing
+		return 0, "", false
+	}
+	n, err := strconv.ParseFloat(strings.ReplaceAll(m[1], ",", ""), 64)
+	mantissa, _, _ := strings.Cut(strings.ToLower(m[1]), "e")
+	if n == 0 && strings.ContainsAny(mantissa, "123456789") {
+		n = math.SmallestNonzeroFloat64
+	}
+	if errors.Is(err, strconv.ErrRange) { // n is infinite, which is said to be too much
+		err = nil
+	}
+	return n, strings.ToUpper(m[2]), err == nil
+}
+
+func bounded(n float64, s string) (float64, error) {
+	if n != 0 && !(n >= minQuantity && n <= maxQuantity) {
+		return 0, fmt.Errorf("must be 0, or from 0.000001 to 1e30, got %q", s)
+	}
+	return math.Abs(n), nil // 0, and not -0
 }
 
 // share parses a part of a whole: 10% or 0.1.
@@ -65,10 +85,10 @@ func share(s string) (float64, error) {
 	if percent {
 		n /= 100
 	}
-	if err != nil || !(n >= 0 && n <= 1) {
+	if err != nil || !(n == 0 || n >= minQuantity && n <= 1) {
 		return 0, fmt.Errorf("must be a share such as 10%% or 0.1, got %q", s)
 	}
-	return n, nil
+	return math.Abs(n), nil
 }
 
 // A rate is so many in a period.
@@ -98,13 +118,22 @@ func rates(s string) (rate, error) {
 	return rate{}, fmt.Errorf("must be a number a second, minute, hour, day, month or year, got %q", s)
 }
 
-// count writes a number: with commas, and with so many decimal places that six digits show what it is.
+// count writes a number: with commas, and with so many decimal places that six digits show what it is. Of a number that is
+// greater than floating point is exact for, all digits but the first fifteen are 0.
 func count(n float64) string {
-	places := 0
-	if n != math.Trunc(n) {
-		places = min(max(5-int(math.Floor(math.Log10(n))), 0), 6)
+	text := ""
+	switch {
+	case n != 0 && n < minQuantity:
+		return strconv.FormatFloat(n, 'g', 6, 64)
+	case n == math.Trunc(n) && n >= 1e15:
+		mantissa, exponent, _ := strings.Cut(strconv.FormatFloat(n, 'e', 14, 64), "e+")
+		zeros, _ := strconv.Atoi(exponent)
+		text = strings.Replace(mantissa, ".", "", 1) + strings.Repeat("0", zeros-14)
+	case n == math.Trunc(n):
+		text = strconv.FormatFloat(n, 'f', 0, 64)
+	default:
+		text = strconv.FormatFloat(n, 'f', max(5-int(math.Floor(math.Log10(n))), 0), 64)
 	}
-	text := strconv.FormatFloat(n, 'f', places, 64)
 	whole, fraction, _ := strings.Cut(text, ".")
 	for i := len(whole) - 3; i > 0; i -= 3 {
 		whole = whole[:i] + "," + whole[i:]
