@@ -249,8 +249,12 @@ func (a *api) writeUnavailable(w http.ResponseWriter, r *http.Request, err error
 	}
 	a.log.Warn("a request has failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	if unavailable(err) || errors.Is(err, context.Canceled) {
+		what := "the database does not answer"
+		if errors.Is(err, errUntold) {
+			what = "other processes cannot be told of it at the moment"
+		}
 		w.Header().Set("Retry-After", "5")
-		writeProblem(w, http.StatusServiceUnavailable, "the database does not answer; please try again")
+		writeProblem(w, http.StatusServiceUnavailable, what+"; please try again")
 		return
 	}
 	writeProblem(w, http.StatusInternalServerError, "something is wrong with the service")

@@ -60,13 +60,12 @@ func newLinks(ctx context.Context, s *store, c coder, capacity int, expected uin
 		Capacity: capacity, TTL: cacheTTL, Jitter: 0.1, NegativeTTL: negativeTTL, RefreshAhead: 0.8,
 		StaleIfError: staleIfError, StaleWhileRevalidate: staleMeanwhile, LoadTimeout: loadTimeout, Next: next,
 		Loader: func(ctx context.Context, code string) (ttlcache.Entry[link], error) {
-			if l.owners != nil && ctx.Value(ownKey{}) == nil {
+			// Only what is there is borrowed. That there is no such link is found out here: the owner may not have
+			// heard of it yet, when this process has.
+			if l.owners != nil && ctx.Value(ownKey{}) == nil && l.guard.Contains(code) {
 				if owner, ok := l.owners.of(code); ok {
-					switch found, err := l.owners.ask(ctx, owner, code); {
-					case err == nil:
+					if found, err := l.owners.ask(ctx, owner, code); err == nil {
 						return ttlcache.Entry[link]{Value: found, TTL: borrowTTL}, nil
-					case errors.Is(err, errNoLink):
-						return ttlcache.Entry[link]{}, ttlcache.ErrNotFound
 					}
 				}
 			}
@@ -144,7 +143,10 @@ func (l *links) create(ctx context.Context, d draft) (link, error) {
 		if same { // the code belongs to the target, so this may be the same link
 			if there, err := l.store.get(ctx, code); err == nil && there.Target == d.Target && there.Owner == d.Owner &&
 				there.Permanent == d.Permanent && there.Expires.Equal(made.Expires) && !there.gone(l.clock()) {
-				return there, nil
+				if l.others != nil { // who has made it may not have come so far
+					err = l.others.report(ctx, "made", code)
+				}
+				return there, err
 			}
 		}
 	}
@@ -181,17 +183,31 @@ func (l *links) trusted() uint64 {
 
 // join makes l one of several processes, which tell each other of the links that they make.
 func (l *links) join(ctx context.Context, conn *nats.Conn, self member, log *slog.Logger) error {
-	secret, err := l.store.secret(ctx, "peers", 16)
+	c, err := l.store.cluster(ctx)
 	if err != nil {
 		return err
 	}
-	l.others, err = newMembers(conn, self, memberHooks{
-		admit: l.admit, drop: l.cache.Invalidate, distrust: l.guard.FailOpen, rebuild: l.rebuild,
+	l.others, err = newMembers(conn, c, self, memberHooks{
+		admit: l.admit, drop: l.cache.Invalidate, distrust: l.guard.FailOpen, rebuild: func(ctx context.Context) error {
+			err := l.rebuild(ctx)
+			if err == nil {
+				// What others have made, or deleted, meanwhile is not what is remembered. While the databases do not
+				// answer, nothing else would be there to answer with.
+				l.cache.Clear()
+			}
+			return err
+		},
 	}, log)
-	if err == nil {
-		l.owners = newOwners(l.others, hex.EncodeToString(secret))
+	if err != nil {
+		return err
 	}
-	return err
+	l.owners = newOwners(l.others, hex.EncodeToString(c.mac("owners")))
+	// Links can be made when all others are known. If that takes longer, the broker is away; the others can be
+	// followed meanwhile.
+	wait, cancel := context.WithTimeout(ctx, 2*leaseTime)
+	defer cancel()
+	_, _ = l.others.await(wait, l.others.presentLocked)
+	return nil
 }
 
 // remove takes a link's target away.
@@ -203,7 +219,7 @@ func (l *links) remove(ctx context.Context, code, owner string) error {
 	if l.others == nil {
 		return nil
 	}
-	return l.others.tell(ctx, announcement{Kind: "drop", Code: code, From: l.others.self})
+	return l.others.report(ctx, "drop", code)
 }
 
 // drop makes the cache forget what it knows of a code, and the second level, which tells the other processes. If that

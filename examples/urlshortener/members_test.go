@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+var testCluster = cluster{[]byte("a secret")}
+
 // A fakeProcess is what members call, and remember.
 type fakeProcess struct {
 	*members
@@ -49,7 +51,7 @@ func newFakeProcess(t *testing.T, broker *natsserver.Server, id string, rows *sy
 			(*m)[code] = true
 		}
 	}
-	p.members, err = newMembers(conn, member{ID: id}, memberHooks{
+	p.members, err = newMembers(conn, testCluster, member{ID: id}, memberHooks{
 		admit: set(&p.admitted), drop: set(&p.dropped), distrust: func() {},
 		rebuild: func(context.Context) error {
 			p.mu.Lock()
@@ -169,7 +171,9 @@ func TestMembersFail(t *testing.T) {
 	taken := errors.New("taken")
 	require.ErrorIs(t, a.make(t.Context(), "x", func() error { return taken }), taken)
 
-	a.hear(member{ID: "dead"})
+	a.mu.Lock()
+	a.hear(member{ID: "dead", In: true}, time.Now())
+	a.mu.Unlock()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	err := a.make(ctx, "y", func() error { rows.Store("y", true); return nil })

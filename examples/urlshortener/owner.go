@@ -66,7 +66,7 @@ func (o *owners) of(code string) (member, bool) {
 	return m, ok && m.ID != o.members.self.ID && m.URL != ""
 }
 
-// ask asks the owner for a link: errNoLink if it knows that there is none.
+// ask asks the owner for a link. It returns an error if the owner has none, or does not know.
 func (o *owners) ask(ctx context.Context, owner member, code string) (link, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, owner.URL+ownerPath+code, nil)
 	if err != nil {
@@ -81,21 +81,19 @@ func (o *owners) ask(ctx context.Context, owner member, code string) (link, erro
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody))
 		_ = resp.Body.Close()
 	}()
-	switch resp.StatusCode {
-	case http.StatusOK:
-		var l link
-		err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&l)
-		if err == nil && l.Code != code {
-			err = fmt.Errorf("asked for %s, got %s", code, l.Code)
-		}
-		return l, err
-	case http.StatusNotFound:
-		return link{}, errNoLink
+	if resp.StatusCode != http.StatusOK {
+		return link{}, fmt.Errorf("the process at %s answers with %s", owner.URL, resp.Status)
 	}
-	return link{}, fmt.Errorf("the process at %s answers with %s", owner.URL, resp.Status)
+	var l link
+	err = json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&l)
+	if err == nil && l.Code != code {
+		err = fmt.Errorf("asked for %s, got %s", code, l.Code)
+	}
+	return l, err
 }
 
-// serve answers another process. What it is asked for, it looks up itself.
+// serve answers another process. What it is asked for, it looks up itself. If it may not have been told what others have
+// changed, it does not answer: who asks looks it up himself.
 func (o *owners) serve(l *links) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
@@ -105,8 +103,11 @@ func (o *owners) serve(l *links) http.HandlerFunc {
 		}
 		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), ownKey{}, true), readTimeout)
 		defer cancel()
+		before := l.trusted()
 		found, err := l.resolve(ctx, r.PathValue("code"))
 		switch {
+		case before == 0 || l.trusted() != before:
+			http.Error(w, "", http.StatusServiceUnavailable)
 		case errors.Is(err, errNoLink):
 			http.NotFound(w, r)
 		case err != nil:
