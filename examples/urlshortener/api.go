@@ -34,10 +34,11 @@ const (
 // An api is what programs and the page use.
 type api struct {
 	links *links
-	base  string // of short URLs; "": what the request says
+	base  string // of short URLs; "": what the request says, or a proxy that is trusted
 	keys  *apiKeys
 	log   *slog.Logger
 
+	proxies proxies
 	private bool // targets may be private
 }
 
@@ -100,11 +101,8 @@ type linkView struct {
 func (a *api) view(r *http.Request, l link) linkView {
 	base := a.base
 	if base == "" {
-		scheme := "http"
-		if r.TLS != nil {
-			scheme = "https"
-		}
-		base = scheme + "://" + r.Host
+		scheme, host := a.proxies.origin(r)
+		base = scheme + "://" + host
 	}
 	v := linkView{Code: l.Code, ShortURL: base + "/" + l.Code, URL: l.Target, Permanent: l.Permanent, Created: l.Created}
 	if !l.Expires.IsZero() {

@@ -99,7 +99,7 @@ func newApp(ctx context.Context, s settings, log *slog.Logger) (a *app, err erro
 	}
 	a.server = &server{
 		links: a.links, recorder: a.recorder, limits: limits, log: log, ready: a.ready, seen: newSeenStatus(),
-		api: &api{links: a.links, base: s.base, keys: &s.keys, log: log, private: s.private},
+		api: &api{links: a.links, base: s.base, keys: &s.keys, log: log, proxies: s.proxies, private: s.private},
 	}
 	a.server.metrics = newMetrics(a)
 	jobs, stop := context.WithCancel(context.Background())
@@ -151,7 +151,7 @@ func (a *app) limits() (*httplimit.Middleware, error) {
 	if err != nil {
 		return nil, err
 	}
-	addr, err := httplimit.NewClientAddr(httplimit.AddrConfig{})
+	addr, err := httplimit.NewClientAddr(a.settings.proxies.config())
 	if err != nil {
 		return nil, err
 	}
@@ -167,6 +167,7 @@ func (a *app) limits() (*httplimit.Middleware, error) {
 			{Name: "create", Limit: create, Limiter: creates, Key: who, Cost: cost(true)},
 			{Name: "follow", Limit: follow, Limiter: follows, Cost: cost(false)},
 		},
+		Addr: a.settings.proxies.config(),
 		OnDecision: func(_ *http.Request, d httplimit.Decision) {
 			if !d.Allowed {
 				a.refused.Add(1)
@@ -193,30 +194,52 @@ func (a *app) every(ctx context.Context, interval time.Duration, what string, f 
 	})
 }
 
+// errJoining is what is missing when a process is not one of several yet: it could make no links.
+var errJoining = errors.New("the other processes are not known yet")
+
 // ready returns what is missing.
 func (a *app) ready(ctx context.Context) error {
+	if a.links.others != nil && !a.links.others.joined() {
+		return errJoining
+	}
 	return a.store.ping(ctx)
 }
 
 // serve serves until ctx ends, and then lets the requests that are under way finish.
 func (a *app) serve(ctx context.Context, l net.Listener) error {
-	s := &http.Server{
-		Handler: a.server.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second,
-		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
+	return a.settings.serve(ctx, l, a.server.handler(), a.log, func() {
+		a.server.draining.Store(true)
+		if a.links.others != nil {
+			a.links.others.drain()
+		}
+	})
+}
+
+// serve serves until ctx ends. Then it calls draining, which is to have others send no more requests, goes on as long
+// as they may take to notice, and lets the requests that are under way finish.
+func (s settings) serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger, draining func()) error {
+	server := &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- s.Serve(l) }()
+	go func() { failed <- server.Serve(l) }()
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
 	}
-	a.server.draining.Store(true)
-	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.settings.drain)
+	draining()
+	select {
+	case err := <-failed:
+		return err
+	case <-time.After(s.drainDelay):
+	}
+	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.drain)
 	defer cancel()
-	err := s.Shutdown(wait)
+	err := server.Shutdown(wait)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = errors.Join(fmt.Errorf("requests have not ended within %v", a.settings.drain), s.Close())
+		err = errors.Join(fmt.Errorf("requests have not ended within %v", s.drain), server.Close())
 	}
 	return err
 }

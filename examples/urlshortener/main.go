@@ -5,6 +5,7 @@
 //	go run ./examples/urlshortener
 //	go run ./examples/urlshortener -addr :8080 -dir data -api-key ann=0123456789abcdef
 //	go run ./examples/urlshortener -dsn postgres://… -dsn postgres://… -nats nats://…
+//	go run ./examples/urlshortener -front -dsn postgres://… -nats nats://…
 package main
 
 import (
@@ -41,6 +42,8 @@ type settings struct {
 	replicas  int
 	peers     bool // other processes serve the same links
 	advertise string
+	front     bool // nothing else than passing requests on to processes
+	proxies   proxies
 	load      loadSettings
 	base      string
 	codes     string
@@ -49,13 +52,20 @@ type settings struct {
 	private   bool
 	unlimited bool
 	drain     time.Duration
+	// drainDelay is for how long requests are taken that come though readyz, and the others, say that none should.
+	drainDelay time.Duration
 }
+
+// peersDrainDelay is drainDelay if nothing else is said, and there are other processes: so fronts have noticed, though
+// they had missed it the first time.
+const peersDrainDelay = time.Second
 
 const usage = `A URL shortener.
 
   urlshortener                                 in a directory of its own, for a try: http://localhost:8080
   urlshortener -addr :80 -dir /var/lib/links -api-key ann=KEY
   urlshortener -dsn postgres://a/links -dsn postgres://b/links -nats nats://queue
+  urlshortener -front -addr :80 -dsn postgres://a/links -nats nats://queue
 
 Each flag can be given in the environment as well: -api-key is URLSHORTENER_API_KEY, with spaces between several values.
 
@@ -98,6 +108,9 @@ func (s settings) run(ctx context.Context, stdout, stderr io.Writer) error {
 		return fmt.Errorf("-addr cannot be listened on: %w", err)
 	}
 	defer l.Close()
+	if s.front {
+		return s.runFront(ctx, l, log, stdout)
+	}
 	if s.advertise == "" {
 		s.advertise = "http://" + l.Addr().String()
 	}
@@ -181,9 +194,12 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 		s.advertise = u.Scheme + "://" + u.Host
 		return nil
 	})
+	flags.BoolVar(&s.front, "front", false, "keep no links, and pass requests on to the processes with -peers that the broker of -nats, and the first database of -dsn, know")
+	flags.Func("trusted-proxies", "believe what those with addresses in `NETWORK` say of where requests come from and went to, in X-Forwarded-For, -Proto and -Host; can be given more than once (default: nobody)", list("trusted-proxies", s.proxies.add))
 	flags.BoolVar(&s.private, "allow-private", false, "allow links to private addresses")
 	flags.BoolVar(&s.unlimited, "no-limits", false, "have no rate limits")
 	flags.DurationVar(&s.drain, "drain", 10*time.Second, "let requests finish for `DURATION` when asked to end")
+	flags.DurationVar(&s.drainDelay, "drain-delay", 0, "when asked to end, go on for `DURATION` with /readyz saying that no requests should come (default: 1s with -peers, otherwise 0)")
 	s.load.flags(flags)
 
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -203,9 +219,19 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 	flags.VisitAll(func(f *flag.Flag) {
 		name := "URLSHORTENER_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		if v := getenv(name); v != "" && !given[f.Name] && err == nil {
+			given[f.Name] = true
 			if bad := f.Value.Set(v); bad != nil {
 				err = usageError{fmt.Errorf("invalid value %q of %s: %w", v, name, bad)}
 			}
+		}
+	})
+	if s.peers && !given["drain-delay"] {
+		s.drainDelay = peersDrainDelay
+	}
+	var others []string // which are not for a front
+	flags.VisitAll(func(f *flag.Flag) {
+		if given[f.Name] && !slices.Contains(frontFlags, f.Name) && f.Value.String() != "false" {
+			others = append(others, "-"+f.Name)
 		}
 	})
 	switch {
@@ -216,6 +242,12 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 		err = usageError{errors.New("-dir must not be empty")}
 	case s.drain < 0:
 		err = usageError{fmt.Errorf("-drain must be at least 0, got %v", s.drain)}
+	case s.drainDelay < 0:
+		err = usageError{fmt.Errorf("-drain-delay must be at least 0, got %v", s.drainDelay)}
+	case s.front && len(others) > 0:
+		err = usageError{fmt.Errorf("-front keeps no links, it passes requests on to processes that do: %s cannot be given with it", strings.Join(others, ", "))}
+	case s.front && (len(s.dsns) == 0 || s.nats == ""):
+		err = usageError{errors.New("-front needs the broker of the processes, and the first database, which says who they are: -nats and -dsn")}
 	case s.peers && (len(s.dsns) == 0 || s.nats == ""):
 		err = usageError{errors.New("-peers needs databases and a broker that the processes share: -dsn and -nats")}
 	case s.replicas < 1:

@@ -56,8 +56,14 @@ func (p *process) logged() string {
 // startProcess starts a service on a free port, and waits until it says where it is. It is killed when the test ends.
 func startProcess(t *testing.T, args ...string) *process {
 	t.Helper()
+	return startCommand(t, append([]string{"-addr=127.0.0.1:0", "-no-limits"}, args...)...)
+}
+
+// startCommand does that with no flags but those of args.
+func startCommand(t *testing.T, args ...string) *process {
+	t.Helper()
 	p := &process{exited: make(chan struct{})}
-	p.cmd = exec.Command(os.Args[0], append([]string{"-addr=127.0.0.1:0", "-no-limits"}, args...)...)
+	p.cmd = exec.Command(os.Args[0], args...)
 	p.cmd.Env = append(os.Environ(), processVariable+"=1")
 	p.cmd.Stderr = p
 	out, err := p.cmd.StdoutPipe()
@@ -121,6 +127,17 @@ func TestFlagErrors(t *testing.T) {
 		{[]string{"-base=https://sho.rt/path"}, nil, `invalid value "https://sho.rt/path" for flag -base: must be a URL such as https://sho.rt`},
 		{[]string{"-redis=localhost"}, nil, `invalid value "localhost" for flag -redis: must be HOST:PORT`},
 		{[]string{"-peers"}, nil, "-peers needs databases and a broker that the processes share: -dsn and -nats"},
+		{[]string{"-front", "-nats=nats://a"}, nil, "-front needs the broker of the processes, and the first database, which says who they are: -nats and -dsn"},
+		{[]string{"-front", "-dsn=postgres://a/b"}, nil, "-front needs the broker of the processes, and the first database, which says who they are: -nats and -dsn"},
+		{[]string{"-front", "-nats=nats://a", "-redis=a:1", "-dir=a", "-peers=false"}, nil, "-front keeps no links, it passes requests on to processes that do: -dir, -redis cannot be given with it"},
+		{[]string{"-front", "-nats=nats://a"}, map[string]string{"URLSHORTENER_PEERS": "true"}, "-front keeps no links, it passes requests on to processes that do: -peers cannot be given with it"},
+		{[]string{"-front", "-nats=nats://a", "-load=1s"}, nil, "-front keeps no links, it passes requests on to processes that do: -load cannot be given with it"},
+		{[]string{"-trusted-proxies=10.0.0.0/8 proxy"}, nil, `invalid value of -trusted-proxies: must be a network such as 10.0.0.0/8, or an address, got "proxy"`},
+		{[]string{"-trusted-proxies=10.0.0.0/33"}, nil, `invalid value of -trusted-proxies: must be a network such as 10.0.0.0/8, or an address, got "10.0.0.0/33"`},
+		{[]string{"-trusted-proxies=::/0"}, nil, `invalid value of -trusted-proxies: must not be everybody, got "::/0"`},
+		{[]string{"-trusted-proxies=::ffff:0.0.0.0/96"}, nil, `invalid value of -trusted-proxies: must not be everybody, got "::ffff:0.0.0.0/96"`},
+		{nil, map[string]string{"URLSHORTENER_TRUSTED_PROXIES": "10.0.0.1:80"}, `invalid value of -trusted-proxies: must be a network such as 10.0.0.0/8, or an address, got "10.0.0.1:80"`},
+		{[]string{"-drain-delay=-1s"}, nil, "-drain-delay must be at least 0, got -1s"},
 		{[]string{"-replicas=0"}, nil, "-replicas must be at least 1, got 0"},
 		{[]string{"-drain=-1s"}, nil, "-drain must be at least 0, got -1s"},
 		{[]string{"-drain=soon"}, nil, `invalid value "soon" for flag -drain: parse error`},
@@ -160,6 +177,30 @@ func TestEnvironment(t *testing.T) {
 	require.Equal(t, []string{"postgres://a/x", "postgres://b/x"}, s.dsns)
 }
 
+// Who is one of several goes on for a while when it is to end, unless that is said otherwise.
+func TestDrainDelay(t *testing.T) {
+	for _, x := range []struct {
+		args []string
+		env  string
+		want time.Duration
+	}{
+		{nil, "", 0},
+		{[]string{"-peers"}, "", time.Second},
+		{[]string{"-peers", "-drain-delay=0"}, "", 0},
+		{[]string{"-peers"}, "5s", 5 * time.Second},
+		{[]string{"-drain-delay=2s"}, "5s", 2 * time.Second},
+	} {
+		s, _, err := parse(append(x.args, "-dsn=postgres://a/b", "-nats=nats://a"), func(name string) string {
+			if name == "URLSHORTENER_DRAIN_DELAY" {
+				return x.env
+			}
+			return ""
+		})
+		require.NoError(t, err)
+		require.Equal(t, x.want, s.drainDelay, x)
+	}
+}
+
 // What the service needs is missing: one line says what.
 func TestStartErrors(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -185,12 +226,17 @@ func TestStartErrors(t *testing.T) {
 		{[]string{"-dir=" + filepath.Join(file, "below")}, []string{"-dir cannot be used", "not a directory"}},
 		{[]string{"-dir=" + inUse}, []string{"-dir " + inUse + " is in use by another process: give each a directory of its own"}},
 		{[]string{"-dir=" + broken}, []string{"the database " + filepath.Join(broken, "links-2.db") + " cannot be opened", "not a database"}},
+		{[]string{"-front", "-dsn=postgres://u:secret@" + nobody + "/links", "-nats=nats://" + nobody}, []string{"the broker of -nats does not answer"}},
 		{[]string{"-nats=nats://" + nobody}, []string{"the broker of -nats does not answer"}},
 		{[]string{"-redis=" + nobody}, []string{"the Redis of -redis at " + nobody + " does not answer", "connection refused"}},
 		{[]string{"-dsn=postgres://u:secret@" + nobody + "/links"}, []string{"the database of -dsn number 1 cannot be opened", "connection refused"}},
 		{[]string{"-load=1s", "-load-target=http://" + nobody}, []string{"links cannot be made", "connection refused"}},
 	} {
-		code, stdout, stderr := command(t, nil, append([]string{"-addr=127.0.0.1:0", "-dir=" + t.TempDir()}, x.args...)...)
+		args := []string{"-addr=127.0.0.1:0"}
+		if x.args[0] != "-front" {
+			args = append(args, "-dir="+t.TempDir())
+		}
+		code, stdout, stderr := command(t, nil, append(args, x.args...)...)
 		require.Equal(t, 1, code, x.args)
 		require.Empty(t, stdout)
 		require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)

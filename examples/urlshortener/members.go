@@ -271,6 +271,13 @@ func (m *members) period() uint64 {
 	return 0
 }
 
+// joined reports whether the process has ever been one of them.
+func (m *members) joined() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.periods > 0
+}
+
 // join joins the others, makes the filter anew, and trusts it then.
 func (m *members) join(ctx context.Context, contact uint64) {
 	err := m.tryJoin(ctx, contact)

@@ -15,17 +15,15 @@ import (
 
 // metrics is what Prometheus reads.
 type metrics struct {
-	app      *app
+	app      *app // nil: it is a front
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 }
 
-// newMetrics returns the metrics of a service, whose blocks keep their own counts: those are read when they are asked
-// for.
-func newMetrics(a *app) *metrics {
+// newRequestMetrics returns those of any process.
+func newRequestMetrics() *metrics {
 	m := &metrics{
-		app:      a,
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "http_requests_total", Help: "Requests, by path and status."}, []string{"path", "status"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -34,6 +32,14 @@ func newMetrics(a *app) *metrics {
 		}, []string{"path"}),
 	}
 	m.registry.MustRegister(m.requests, m.seconds, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// newMetrics returns the metrics of a service, whose blocks keep their own counts: those are read when they are asked
+// for.
+func newMetrics(a *app) *metrics {
+	m := newRequestMetrics()
+	m.app = a
 	count := func(name, help string, f func() float64) {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, f))
 	}

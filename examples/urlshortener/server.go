@@ -161,6 +161,9 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 // missing says which databases do not answer, and to strangers no more than that: drivers tell who connects to where.
 func missing(err error) string {
 	var partial *shard.PartialError
+	if errors.Is(err, errJoining) {
+		return err.Error()
+	}
 	if !errors.As(err, &partial) {
 		return "the databases do not answer"
 	}
