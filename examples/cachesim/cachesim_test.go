@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/xml"
-	"errors"
-	"flag"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -17,11 +15,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 	"github.com/sysblocks/sysblocks/internal/trace"
 	"github.com/sysblocks/sysblocks/lru"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // command runs cachesim, which must not print both a report and an error.
 func command(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
@@ -55,13 +52,7 @@ func TestGolden(t *testing.T) {
 					"  lru.New(lru.Config[K, V]{Capacity: 11, Shards: 1})\n", advice)
 			}
 			got = byChance.ReplaceAllString(got, "  LFU, adaptive …")
-			file := filepath.Join("testdata", name+".golden")
-			if *update {
-				require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
-			}
-			want, err := os.ReadFile(file)
-			require.NoError(t, err)
-			assert.Equal(t, string(want), got)
+			clitest.Golden(t, filepath.Join("testdata", name+".golden"), got)
 		})
 	}
 }
@@ -189,13 +180,9 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-type full struct{}
-
-func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
-
 func TestOutputFails(t *testing.T) {
 	var stderr bytes.Buffer
-	code := run([]string{"-requests=1000"}, nil, full{}, &stderr)
+	code := run([]string{"-requests=1000"}, nil, clitest.Full{}, &stderr)
 	assert.Equal(t, 1, code)
 	assert.Equal(t, "cachesim: the report cannot be written: no space left\n", stderr.String())
 }

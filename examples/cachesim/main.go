@@ -23,8 +23,8 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/term"
-
+	"github.com/sysblocks/sysblocks/examples/internal/cli"
+	"github.com/sysblocks/sysblocks/examples/internal/progress"
 	"github.com/sysblocks/sysblocks/internal/trace"
 )
 
@@ -72,67 +72,60 @@ type settings struct {
 // run is the command: it returns 0 after success, 2 after bad input, and 1 if
 // the output cannot be written.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	fail := func(code int, err error) int {
-		fmt.Fprintln(stderr, "cachesim:", strings.TrimPrefix(err.Error(), "trace: "))
-		return code
+	s, err := parse(args)
+	if err == nil {
+		err = s.run(stdin, stdout, stderr)
 	}
-	s, help, err := parse(args)
-	if err != nil {
-		return fail(2, fmt.Errorf("%w (see -help)", err))
-	}
-	if help != "" {
-		io.WriteString(stdout, help)
-		return 0
-	}
+	return cli.End("cachesim", cli.Without("trace: ", err), stdout, stderr)
+}
 
-	bar := newProgress(stderr)
-	defer bar.finish()
-	bar.describe("reading")
+func (s settings) run(stdin io.Reader, stdout, stderr io.Writer) error {
+	bar := progress.New(stderr)
+	defer bar.Finish()
+	bar.Describe("reading")
 	keys, err := s.keys(stdin)
 	if err != nil {
-		bar.finish()
-		return fail(2, err)
+		return cli.Input(err)
 	}
 	var svg io.WriteCloser
 	if s.svg != "" {
 		// Now rather than after the work, which would be lost.
 		if svg, err = os.Create(s.svg); err != nil {
-			bar.finish()
-			return fail(2, err)
+			return cli.Input(err)
 		}
 		defer svg.Close()
 	}
 	r, err := simulate(s, keys, bar)
-	bar.finish()
 	if err != nil {
-		return fail(2, err)
+		return cli.Input(err)
 	}
+	bar.Finish()
 
 	if err := r.write(stdout); err != nil {
-		return fail(1, fmt.Errorf("the report cannot be written: %w", err))
+		return fmt.Errorf("the report cannot be written: %w", err)
 	}
 	if svg != nil {
 		chart := r.chart()
 		chart.Title = "Hit ratio by cache size: " + filepath.Base(r.workload())
 		if err := cmp.Or(chart.WriteSVG(svg), svg.Close()); err != nil {
-			return fail(1, fmt.Errorf("the plot cannot be written: %w", err))
+			return fmt.Errorf("the plot cannot be written: %w", err)
 		}
 	}
-	return 0
+	return nil
 }
 
-// parse returns the settings, or the help text if that is what was asked for.
-func parse(args []string) (s settings, help string, err error) {
+// parse returns the settings.
+func parse(args []string) (s settings, err error) {
+	defer func() { err = cli.Usage(err) }()
 	s.target = 0.8
 	s.sizes, _ = parseSizes(defaultSizes)
 	flags := flag.NewFlagSet("cachesim", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the error says it all in one line
 	flags.StringVar(&s.trace, "trace", "", "replay the requests in `FILE`; - is standard input")
 	flags.Func("format", "the `FORMAT` of the trace: text (a key a line), u64 (little-endian integers),\n"+
 		"arc (the ARC paper's), or auto, which goes by the file's name (default auto)",
 		func(v string) (err error) {
 			s.read.Format, err = trace.ParseFormat(v)
-			return trimTrace(err)
+			return err
 		})
 	flags.IntVar(&s.read.Field, "field", 0, "the key is field `N` of each line, counted from 1; 0 is the whole line")
 	flags.StringVar(&s.read.Separator, "sep", "", "what `STRING` separates the fields (default white space)")
@@ -158,46 +151,39 @@ func parse(args []string) (s settings, help string, err error) {
 	flags.BoolVar(&s.plot, "plot", true, "draw the hit ratios")
 	flags.StringVar(&s.svg, "svg", "", "draw them to `FILE` as well, as SVG")
 
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		var text strings.Builder
-		text.WriteString(usage)
-		flags.SetOutput(&text)
-		flags.PrintDefaults()
-		return s, text.String(), nil
-	} else if err != nil {
-		return s, "", err
+	given, err := cli.Parse(flags, usage, args)
+	if err != nil {
+		return s, err
 	}
-	given := make(map[string]bool)
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	switch {
 	case flags.NArg() > 0:
-		return s, "", fmt.Errorf("unexpected argument %q: give a file with -trace", flags.Arg(0))
+		return s, fmt.Errorf("unexpected argument %q: give a file with -trace", flags.Arg(0))
 	case given["trace"] && s.trace == "":
-		return s, "", errors.New("-trace needs the name of a file, or - for standard input")
+		return s, errors.New("-trace needs the name of a file, or - for standard input")
 	case s.read.Field < 0:
-		return s, "", fmt.Errorf("-field must be at least 1, or 0 for the whole line, got %d", s.read.Field)
+		return s, fmt.Errorf("-field must be at least 1, or 0 for the whole line, got %d", s.read.Field)
 	case s.requests < 0 || given["requests"] && s.requests == 0:
-		return s, "", fmt.Errorf("-requests must be at least 1, got %d", s.requests)
+		return s, fmt.Errorf("-requests must be at least 1, got %d", s.requests)
 	case s.shards < 0:
-		return s, "", fmt.Errorf("-shards must be at least 1, or 0 for the default, got %d", s.shards)
+		return s, fmt.Errorf("-shards must be at least 1, or 0 for the default, got %d", s.shards)
 	case s.ttl < 0 || given["ttl"] && s.ttl == 0:
-		return s, "", fmt.Errorf("-ttl must be above 0, got %v", s.ttl)
+		return s, fmt.Errorf("-ttl must be above 0, got %v", s.ttl)
 	case !(s.rate > 0) || math.IsInf(s.rate, 1):
-		return s, "", fmt.Errorf("-rate must be above 0 and finite, got %v", s.rate)
+		return s, fmt.Errorf("-rate must be above 0 and finite, got %v", s.rate)
 	case given["rate"] && s.ttl == 0:
-		return s, "", errors.New("-rate needs a -ttl")
+		return s, errors.New("-rate needs a -ttl")
 	case given["shards"] && s.ttl > 0:
-		return s, "", errors.New("-shards is for caches without -ttl, which is replayed with one shard")
+		return s, errors.New("-shards is for caches without -ttl, which is replayed with one shard")
 	case given["trace"] && given["seed"]:
-		return s, "", errors.New("-seed is for the synthetic workload, not for a -trace")
+		return s, errors.New("-seed is for the synthetic workload, not for a -trace")
 	}
 	for _, name := range []string{"field", "sep", "format"} {
 		if given[name] && !given["trace"] {
-			return s, "", fmt.Errorf("-%s needs a -trace FILE to read (- is standard input)", name)
+			return s, fmt.Errorf("-%s needs a -trace FILE to read (- is standard input)", name)
 		}
 	}
 	s.read.Limit = s.requests
-	return s, "", nil
+	return s, nil
 }
 
 // keys reads or makes the workload.
@@ -267,21 +253,4 @@ func parseTarget(v string) (float64, error) {
 		return 0, errors.New("must be above 0 and at most 1, or a percentage such as 80%")
 	}
 	return target, nil
-}
-
-func trimTrace(err error) error {
-	if err == nil {
-		return nil
-	}
-	return errors.New(strings.TrimPrefix(err.Error(), "trace: "))
-}
-
-// terminal tells whether w is one, and how wide.
-func terminal(w io.Writer) (columns int, ok bool) {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return 0, false
-	}
-	columns, _, err := term.GetSize(int(f.Fd()))
-	return columns, err == nil
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sysblocks/sysblocks/examples/internal/progress"
 	"github.com/sysblocks/sysblocks/internal/plot"
 )
 
@@ -29,7 +30,7 @@ func (r *report) write(w io.Writer) error {
 	r.writeRatios(&b)
 	if r.plot {
 		width := lineWidth
-		if columns, ok := terminal(w); ok {
+		if columns, ok := progress.Terminal(w); ok {
 			width = min(max(columns-1, lineWidth), 110)
 		}
 		fmt.Fprintln(&b)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/sysblocks/sysblocks/examples/internal/progress"
 	"github.com/sysblocks/sysblocks/internal/trace"
 )
 
@@ -37,7 +38,7 @@ func (s settings) life() int { return lifetime(s.ttl, s.rate) }
 // searchReplays is about how many replays one search takes; for the bar only.
 const searchReplays = 8
 
-func simulate(s settings, keys []uint64, bar *progress) (*report, error) {
+func simulate(s settings, keys []uint64, bar *progress.Bar) (*report, error) {
 	distinct := trace.Unique(keys)
 	r := &report{
 		settings: s,
@@ -56,13 +57,13 @@ func simulate(s settings, keys []uint64, bar *progress) (*report, error) {
 		}
 	}
 	r.need, r.lower = attainable(s.target, r.requests, r.requests-r.most)
-	bar.plan(len(table) * (len(r.sizes) + searchReplays) * len(keys))
+	bar.Plan("replaying", int64(len(table)*(len(r.sizes)+searchReplays)*len(keys)))
 	for _, p := range table {
-		bar.describe(fmt.Sprintf("%-19s", p.name))
+		bar.Describe(fmt.Sprintf("%-19s", p.name))
 		row := row{policy: p}
 		start := time.Now()
 		for _, size := range r.sizes {
-			hits, err := p.replay(keys, size, bar.done)
+			hits, err := p.replay(keys, size, bar.Done)
 			if err != nil {
 				return nil, err
 			}
@@ -70,7 +71,7 @@ func simulate(s settings, keys []uint64, bar *progress) (*report, error) {
 		}
 		row.speed = float64(len(keys)*len(r.sizes)) / time.Since(start).Seconds()
 		if r.need > 0 {
-			if err := row.search(r, keys, bar.done); err != nil {
+			if err := row.search(r, keys, bar.Done); err != nil {
 				return nil, err
 			}
 		}

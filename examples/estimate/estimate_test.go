@@ -2,17 +2,15 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-)
 
-var update = flag.Bool("update", false, "write the golden files")
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
+)
 
 func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
@@ -31,14 +29,7 @@ func TestGolden(t *testing.T) {
 	} {
 		code, out, errs := command(t, args...)
 		require.Zero(t, code, errs)
-		file := filepath.Join("testdata", name+".txt")
-		if *update {
-			require.NoError(t, os.MkdirAll("testdata", 0o755))
-			require.NoError(t, os.WriteFile(file, []byte(out), 0o644))
-		}
-		want, err := os.ReadFile(file)
-		require.NoError(t, err)
-		require.Equal(t, string(want), out, name)
+		clitest.Golden(t, filepath.Join("testdata", name+".txt"), out)
 	}
 }
 
@@ -73,7 +64,7 @@ func TestKnownFigures(t *testing.T) {
 		{"shortener", "storage", "", 0, 50e9, 50e9, "B a month", 0},
 		{"shortener", "kept", "in 10 years", 0, 6e12, 6e12, "B", 0},
 	} {
-		in, _, _, err := parse([]string{"-for", c.system})
+		in, _, err := parse([]string{"-for", c.system})
 		require.NoError(t, err)
 		what, nth, found := "", 0, false
 		for _, l := range in.estimate() {
@@ -171,7 +162,7 @@ func TestReplaced(t *testing.T) {
 		"-for shortener -users 1M -actions 8640":        {"100,000 a second", "10,000,000,000 a month ÷ 2,592,000 s = 3,858.02 a second"},
 		"-for shortener -users 5 -actions 2 -views 864": {"0.000115741 a second", "4,320 ÷ 86,400 s = 0.05 a second"},
 	} {
-		in, _, _, err := parse(strings.Fields(args))
+		in, _, err := parse(strings.Fields(args))
 		require.NoError(t, err, args)
 		var writes, reads string
 		what := ""
@@ -250,14 +241,9 @@ func TestErrors(t *testing.T) {
 	require.Contains(t, out, "-shard-size SIZE")
 
 	var errs strings.Builder
-	require.Equal(t, 1, run(nil, full{}, &errs))
+	require.Equal(t, 1, run(nil, clitest.Full{}, &errs))
 	require.Equal(t, "estimate: the estimate cannot be written: no space left\n", errs.String())
 }
-
-// full is a disk that is.
-type full struct{}
-
-func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
 
 func TestReadme(t *testing.T) {
 	readme, err := os.ReadFile("README.md")

@@ -17,6 +17,8 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/sysblocks/sysblocks/examples/internal/cli"
 )
 
 func main() {
@@ -48,30 +50,23 @@ var systems = map[string]input{
 // run is the command: it returns 0 after success, 2 after a bad command line, and 1 if the output cannot be
 // written.
 func run(args []string, stdout, stderr io.Writer) int {
-	in, asJSON, help, err := parse(args)
-	switch {
-	case help != "":
-		io.WriteString(stdout, help)
-		return 0
-	case err != nil:
-		fmt.Fprintf(stderr, "estimate: %v (see -help)\n", err)
-		return 2
+	in, asJSON, err := parse(args)
+	if err == nil {
+		write := in.writeText
+		if asJSON {
+			write = in.writeJSON
+		}
+		if err = write(stdout); err != nil {
+			err = fmt.Errorf("the estimate cannot be written: %w", err)
+		}
 	}
-	write := in.writeText
-	if asJSON {
-		write = in.writeJSON
-	}
-	if err := write(stdout); err != nil {
-		fmt.Fprintln(stderr, "estimate: the estimate cannot be written:", err)
-		return 1
-	}
-	return 0
+	return cli.End("estimate", err, stdout, stderr)
 }
 
-// parse returns the input, or the help text if that is what was asked for.
-func parse(args []string) (in input, asJSON bool, help string, err error) {
+// parse returns the input.
+func parse(args []string) (in input, asJSON bool, err error) {
+	defer func() { err = cli.Usage(err) }()
 	flags := flag.NewFlagSet("estimate", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the error says it all in one line
 	system := "posts"
 	flags.StringVar(&system, "for", system, "begin with a worked `EXAMPLE`: posts, posts-small or shortener")
 	given := map[string]float64{}
@@ -100,24 +95,18 @@ func parse(args []string) (in input, asJSON bool, help string, err error) {
 	flags.Func("reads", "a `RATE` instead of -ratio and -views", func(s string) (err error) { reads, err = rates(s); return err })
 	flags.BoolVar(&asJSON, "json", false, "print it as JSON")
 
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		var text strings.Builder
-		text.WriteString(usage)
-		flags.SetOutput(&text)
-		flags.PrintDefaults()
-		return in, false, text.String(), nil
-	} else if err != nil {
-		return in, false, "", err
+	if _, err := cli.Parse(flags, usage, args); err != nil {
+		return in, false, err
 	}
 	if flags.NArg() > 0 {
-		return in, false, "", fmt.Errorf("unexpected argument %q", flags.Arg(0))
+		return in, false, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	in, ok := systems[system]
 	if !ok {
-		return in, false, "", fmt.Errorf("-for must be posts, posts-small or shortener, got %q", system)
+		return in, false, fmt.Errorf("-for must be posts, posts-small or shortener, got %q", system)
 	}
 	in, err = in.with(given, writes, reads)
-	return in, asJSON, "", err
+	return in, asJSON, err
 }
 
 // with returns the input with what was given in place of what the example has, and defaults for the rest.

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 )
 
 // valid is a config whose lines the tests replace.
@@ -160,7 +162,7 @@ func TestConfigErrors(t *testing.T) {
 			c, err := parseConfig("x.yaml", []byte(text))
 			if err == nil { // then it is for who makes the parts
 				var g *gateway
-				g, err = newGateway(c, options{stdout: &lines{}, stderr: &lines{}})
+				g, err = newGateway(c, options{stdout: &clitest.Output{}, stderr: &clitest.Output{}})
 				assert.Nil(t, g)
 			}
 			require.ErrorContains(t, err, x.want)
@@ -212,7 +214,7 @@ func TestListenErrors(t *testing.T) {
 		text := strings.NewReplacer(x.old, x.new, "http://127.0.0.1:1\n", endpoint.URL+"\n    health: {http: /healthz}\n").Replace(valid)
 		c, err := parseConfig("x.yaml", []byte(text+"access_log: "+file+"\n"))
 		require.NoError(t, err)
-		_, err = startServer(c, options{stdout: &lines{}, stderr: &lines{}})
+		_, err = startServer(c, options{stdout: &clitest.Output{}, stderr: &clitest.Output{}})
 		require.ErrorContains(t, err, x.want)
 		require.NoFileExists(t, file)
 	}
@@ -222,7 +224,7 @@ func TestListenErrors(t *testing.T) {
 	addr := closedPort(t)
 	c, err := parseConfig("x.yaml", []byte(strings.Replace(valid, "127.0.0.1:0", addr, 1)+"access_log: /no/such/directory/log\n"))
 	require.NoError(t, err)
-	_, err = startServer(c, options{stdout: &lines{}, stderr: &lines{}})
+	_, err = startServer(c, options{stdout: &clitest.Output{}, stderr: &clitest.Output{}})
 	require.ErrorContains(t, err, "access_log")
 	l, err := net.Listen("tcp", addr)
 	require.NoError(t, err)
@@ -283,7 +285,7 @@ func TestFlagErrors(t *testing.T) {
 // command runs the command in this process.
 func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	var out, errs lines
+	var out, errs clitest.Output
 	code = run(t.Context(), args, &out, &errs)
 	return code, out.String(), errs.String()
 }
@@ -330,7 +332,7 @@ func TestReadmeConfig(t *testing.T) {
 	text := string(m[1])
 	c, err := parseConfig("gateway.yaml", []byte(text))
 	require.NoError(t, err)
-	g, err := newGateway(c, options{stdout: &lines{}, stderr: &lines{}, dry: true})
+	g, err := newGateway(c, options{stdout: &clitest.Output{}, stderr: &clitest.Output{}, dry: true})
 	require.NoError(t, err)
 	g.close()
 

@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 )
 
 // Without arguments, all is shown that the README says, and then it ends.
@@ -41,7 +43,7 @@ func TestDemo(t *testing.T) {
 func TestDemoKeep(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var out, errs lines
+	var out, errs clitest.Output
 	ended := make(chan int)
 	go func() { ended <- run(ctx, []string{"-keep", "-for", "1s"}, &out, &errs) }()
 	eventually(t, func() bool { return strings.Contains(out.String(), "The load goes on") }, "the report")

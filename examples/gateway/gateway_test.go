@@ -2,53 +2,27 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 )
 
-// TestMain makes this program the command, when a test starts it again as another process.
-func TestMain(m *testing.M) {
-	if os.Getenv("GATEWAY_TEST_COMMAND") != "" {
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// lines is a writer that several goroutines write lines to.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 // A fixture is a gateway that listens at a free port.
 type fixture struct {
 	*server
-	log, errs *lines
+	log, errs *clitest.Output
 	client    *http.Client
 }
 
@@ -61,7 +35,7 @@ func startGateway(t *testing.T, yaml string) *fixture {
 	}
 	c, err := parseConfig("test.yaml", []byte("admin: {address: \"127.0.0.1:0\"}\n"+yaml))
 	require.NoError(t, err)
-	f := &fixture{log: &lines{}, errs: &lines{}}
+	f := &fixture{log: &clitest.Output{}, errs: &clitest.Output{}}
 	f.server, err = startServer(c, options{stdout: f.log, stderr: f.errs})
 	require.NoError(t, err)
 	f.client = cleanClient(t)

@@ -14,9 +14,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sysblocks/sysblocks/examples/internal/cli"
 )
 
 func main() {
@@ -46,25 +47,16 @@ type settings struct {
 
 // run is the command: it returns 0 after success, 2 after bad input, and 1 if something failed.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fail := func(code int, err error) int {
-		for line := range strings.SplitSeq(err.Error(), "\n") {
-			fmt.Fprintln(stderr, "gateway:", line)
-		}
-		return code
+	s, err := parse(args)
+	if err == nil {
+		err = s.run(ctx, stdout, stderr)
 	}
-	s, help, err := parse(args)
-	if err != nil {
-		return fail(2, fmt.Errorf("%w (see -help)", err))
-	}
-	if help != "" {
-		io.WriteString(stdout, help)
-		return 0
-	}
+	return cli.End("gateway", err, stdout, stderr)
+}
+
+func (s settings) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if s.config == "" && !s.check {
-		if err := demonstrate(ctx, s, stdout); err != nil {
-			return fail(1, err)
-		}
-		return 0
+		return demonstrate(ctx, s, stdout)
 	}
 	read := func() (*config, error) {
 		c, err := readConfig(s.config)
@@ -78,18 +70,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	c, err := read()
 	if err != nil {
-		return fail(2, err)
+		return cli.Input(err)
 	}
 	if s.check {
-		if err := explain(c, stdout); err != nil {
-			return fail(2, err)
-		}
-		return 0
+		return cli.Input(explain(c, stdout))
 	}
-	if err := serve(ctx, c, read, stdout, stderr); err != nil {
-		return fail(1, err)
-	}
-	return 0
+	return serve(ctx, c, read, stdout, stderr)
 }
 
 // serve serves until ctx ends.
@@ -110,37 +96,30 @@ func serve(ctx context.Context, c *config, read func() (*config, error), stdout,
 	return x.run(ctx, again, read)
 }
 
-// parse returns the settings, or the help text if that is what was asked for.
-func parse(args []string) (s settings, help string, err error) {
+// parse returns the settings.
+func parse(args []string) (s settings, err error) {
+	defer func() { err = cli.Usage(err) }()
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the error says it all in one line
 	flags.StringVar(&s.config, "config", "", "serve what `FILE` describes, until interrupted")
 	flags.StringVar(&s.listen, "listen", "", "listen at `ADDR` instead of the first listener's address")
 	flags.BoolVar(&s.check, "check", false, "only say what is wrong with the config, or what it means")
 	flags.BoolVar(&s.keep, "keep", false, "go on with the demonstration until interrupted")
 	flags.DurationVar(&s.length, "for", 4*time.Second, "how long the demonstration takes: `TIME`")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		var text strings.Builder
-		text.WriteString(usage)
-		flags.SetOutput(&text)
-		flags.PrintDefaults()
-		return s, text.String(), nil
-	} else if err != nil {
-		return s, "", err
+	given, err := cli.Parse(flags, usage, args)
+	if err != nil {
+		return s, err
 	}
-	given := map[string]bool{}
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	switch {
 	case flags.NArg() > 0:
-		return s, "", fmt.Errorf("unexpected argument %q", flags.Arg(0))
+		return s, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case given["config"] && s.config == "":
-		return s, "", errors.New("-config must not be empty")
+		return s, errors.New("-config must not be empty")
 	case given["keep"] && (given["config"] || given["check"]):
-		return s, "", errors.New("-keep is for the demonstration, not for -config or -check")
+		return s, errors.New("-keep is for the demonstration, not for -config or -check")
 	case given["for"] && (given["config"] || given["check"]):
-		return s, "", errors.New("-for is for the demonstration, not for -config or -check")
+		return s, errors.New("-for is for the demonstration, not for -config or -check")
 	case s.length < time.Second || s.length > time.Minute:
-		return s, "", fmt.Errorf("-for must be from 1s to 1m, got %v", s.length)
+		return s, fmt.Errorf("-for must be from 1s to 1m, got %v", s.length)
 	}
 	if given["listen"] {
 		var wrong error
@@ -148,8 +127,8 @@ func parse(args []string) (s settings, help string, err error) {
 			wrong = fmt.Errorf("-listen "+format, args...)
 		}, nil, s.listen)
 		if wrong != nil {
-			return s, "", wrong
+			return s, wrong
 		}
 	}
-	return s, "", nil
+	return s, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sysblocks/sysblocks/examples/internal/browser"
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 )
 
 // cell is the JavaScript for the text of a field of an endpoint in a pool.
@@ -25,7 +26,7 @@ func cell(pool, endpoint, field string) string {
 // The page shows, in a real browser, what goes on: an endpoint that is killed, one that is drained,
 // and the load.
 func TestPageInBrowser(t *testing.T) {
-	var out lines
+	var out clitest.Output
 	d, err := startDemo(t.Context(), "", &out)
 	require.NoError(t, err)
 	loading, stopLoad := context.WithCancel(t.Context())

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 )
 
 func TestRoutePrecedence(t *testing.T) {
@@ -28,7 +30,7 @@ routes: # on purpose, those that are for more come first
 `
 	c, err := parseConfig("x.yaml", []byte("listeners: [{address: \":0\"}]\npools: {a: {endpoints: [{url: \"http://127.0.0.1:1\"}]}}\n"+routes))
 	require.NoError(t, err)
-	g, err := newGateway(c, options{stdout: &lines{}, stderr: &lines{}, dry: true})
+	g, err := newGateway(c, options{stdout: &clitest.Output{}, stderr: &clitest.Output{}, dry: true})
 	require.NoError(t, err)
 	t.Cleanup(g.close)
 	x := newRouter(g.routes)

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -21,6 +20,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 )
 
 func TestTLS(t *testing.T) {
@@ -249,46 +250,20 @@ func TestCommand(t *testing.T) {
 listeners: [{address: "256.0.0.1:0"}] # -listen is there instead
 admin: {address: "127.0.0.1:0"}
 `+pools(map[string]*httptest.Server{"a": a})+"routes: [{name: r, prefix: /, pool: a}]\n"), 0o600))
-	cmd := exec.Command(os.Args[0], "-config", file, "-listen", "127.0.0.1:0")
-	cmd.Env = append(os.Environ(), "GATEWAY_TEST_COMMAND=1")
-	var out lines
-	cmd.Stdout = &out
-	errs, err := cmd.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	r := bufio.NewReader(errs)
-	var url string
-	for url == "" {
-		line, err := r.ReadString('\n')
-		require.NoError(t, err)
-		if m := regexp.MustCompile(`^Serving (http://.*)\n`).FindStringSubmatch(line); m != nil {
-			url = m[1]
-		}
-	}
-	line, err := r.ReadString('\n')
-	require.NoError(t, err)
-	assert.Regexp(t, `^Status page http://127\.0\.0\.1:\d+/\n$`, line)
+	p := clitest.Start(t, "-config", file, "-listen", "127.0.0.1:0")
+	url := p.Until(t, &p.Stderr, `^Serving (http://.*)$`)[1]
+	p.Until(t, &p.Stderr, `^Status page `)
+	assert.Regexp(t, `(?m)^Serving .*\nStatus page http://127\.0\.0\.1:\d+/$`, p.Stderr.String())
 
 	// SIGHUP has it read the endpoints anew.
-	waitFor := func(what string) {
-		t.Helper()
-		for {
-			line, err := r.ReadString('\n')
-			require.NoError(t, err, what)
-			if strings.Contains(line, what) {
-				return
-			}
-		}
-	}
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(string(text), "id: a,", "id: b,", 1)), 0o600))
-	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
-	waitFor("msg=reloaded pool=a added=[b] removed=[a] changed=[]")
+	p.Signal(t, syscall.SIGHUP)
+	p.Until(t, &p.Stderr, regexp.QuoteMeta("msg=reloaded pool=a added=[b] removed=[a] changed=[]"))
 	require.NoError(t, os.WriteFile(file, []byte("routes: []"), 0o600))
-	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
-	waitFor(`msg="not reloaded"`)
+	p.Signal(t, syscall.SIGHUP)
+	p.Until(t, &p.Stderr, `msg="not reloaded"`)
 
 	f := &fixture{client: cleanClient(t)}
 	answered := make(chan string)
@@ -297,7 +272,7 @@ admin: {address: "127.0.0.1:0"}
 		answered <- body
 	}()
 	<-here
-	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	p.Signal(t, syscall.SIGTERM)
 	eventually(t, func() bool {
 		c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
 		resp, err := c.Head(url + "/x")
@@ -308,6 +283,6 @@ admin: {address: "127.0.0.1:0"}
 	}, "it does not listen any more")
 	close(release)
 	assert.Equal(t, "done", <-answered)
-	require.NoError(t, cmd.Wait())
-	assert.Contains(t, out.String(), `"route":"r","endpoint":"b"`)
+	require.Zero(t, p.Wait(t), p.Output())
+	assert.Contains(t, p.Stdout.String(), `"route":"r","endpoint":"b"`)
 }

@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sysblocks/sysblocks/examples/internal/cli"
 	"github.com/sysblocks/sysblocks/ratelimit"
 )
 
@@ -56,17 +57,9 @@ type settings struct {
 
 // run is the command: it returns 0 after success, 2 after bad input, and 1 if something failed.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fail := func(code int, err error) int {
-		fmt.Fprintln(stderr, "ratelimiter:", err)
-		return code
-	}
-	s, help, err := parse(args)
+	s, err := parse(args)
 	switch {
 	case err != nil:
-		return fail(2, fmt.Errorf("%w (see -help)", err))
-	case help != "":
-		io.WriteString(stdout, help)
-		return 0
 	case s.edge:
 		err = edge(ctx, stdout)
 	case s.serve != "":
@@ -74,10 +67,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	default:
 		err = drive(ctx, s, stdout)
 	}
-	if err != nil {
-		return fail(1, err)
-	}
-	return 0
+	return cli.End("ratelimiter", err, stdout, stderr)
 }
 
 // serve runs one service until ctx ends.
@@ -144,13 +134,13 @@ func drive(ctx context.Context, s settings, stdout io.Writer) error {
 	return err
 }
 
-// parse returns the settings, or the help text if that is what was asked for.
-func parse(args []string) (s settings, help string, err error) {
+// parse returns the settings.
+func parse(args []string) (s settings, err error) {
+	defer func() { err = cli.Usage(err) }()
 	s.limit = ratelimit.PerMinute(100)
 	users := "alice=1,bob=20,mallory=150"
 	var load string
 	flags := flag.NewFlagSet("ratelimiter", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the error says it all in one line
 	flags.Int64Var(&s.limit.Count, "limit", s.limit.Count, "`N` requests of each user")
 	flags.DurationVar(&s.limit.Per, "per", s.limit.Per, "in each `TIME`")
 	flags.Int64Var(&s.limit.Burst, "burst", 0, "and `N` at once; 0: as many as -limit")
@@ -161,58 +151,51 @@ func parse(args []string) (s settings, help string, err error) {
 	flags.DurationVar(&s.length, "for", 8*time.Second, "send load for `TIME`")
 	flags.StringVar(&users, "users", users, "`NAME=RATE,...`: who sends how many requests a second")
 	flags.BoolVar(&s.edge, "edge", false, "show the burst at a window's edge")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		var text strings.Builder
-		text.WriteString(usage)
-		flags.SetOutput(&text)
-		flags.PrintDefaults()
-		return s, text.String(), nil
-	} else if err != nil {
-		return s, "", err
+	given, err := cli.Parse(flags, usage, args)
+	if err != nil {
+		return s, err
 	}
-	given := map[string]bool{}
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if given["load"] {
 		for u := range strings.SplitSeq(load, ",") {
 			parsed, err := url.Parse(u)
 			if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" {
-				return s, "", fmt.Errorf("-load must be URLs such as http://host:port, got %q", u)
+				return s, fmt.Errorf("-load must be URLs such as http://host:port, got %q", u)
 			}
 			s.load = append(s.load, strings.TrimSuffix(u, "/"))
 		}
 	}
 	if s.users, err = parseUsers(users); err != nil {
-		return s, "", err
+		return s, err
 	}
 	switch {
 	case flags.NArg() > 0:
-		return s, "", fmt.Errorf("unexpected argument %q", flags.Arg(0))
+		return s, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case s.edge && len(given) > 1:
-		return s, "", errors.New("-edge goes without other flags")
+		return s, errors.New("-edge goes without other flags")
 	case given["serve"] && given["load"]:
-		return s, "", errors.New("-serve and -load are for two processes")
+		return s, errors.New("-serve and -load are for two processes")
 	case given["serve"] && s.serve == "":
-		return s, "", errors.New("-serve must not be empty")
+		return s, errors.New("-serve must not be empty")
 	case given["redis"] && s.redis == "":
-		return s, "", errors.New("-redis must not be empty")
+		return s, errors.New("-redis must not be empty")
 	case given["load"] && (given["redis"] || given["replicas"] || given["limit"] || given["per"] || given["burst"]):
-		return s, "", errors.New("-limit, -per, -burst, -redis and -replicas are for those who serve, not for -load")
+		return s, errors.New("-limit, -per, -burst, -redis and -replicas are for those who serve, not for -load")
 	case given["serve"] && (given["users"] || given["for"]):
-		return s, "", errors.New("-users and -for are for the load, not for -serve")
+		return s, errors.New("-users and -for are for the load, not for -serve")
 	case given["serve"] && given["replicas"] && s.redis == "":
-		return s, "", errors.New("-replicas goes with -redis: without it, every service is for itself")
+		return s, errors.New("-replicas goes with -redis: without it, every service is for itself")
 	case s.replicas < 1 || s.replicas > 100:
-		return s, "", fmt.Errorf("-replicas must be from 1 to 100, got %d", s.replicas)
+		return s, fmt.Errorf("-replicas must be from 1 to 100, got %d", s.replicas)
 	case s.length < time.Second || s.length > time.Hour:
-		return s, "", fmt.Errorf("-for must be from 1s to 1h, got %v", s.length)
+		return s, fmt.Errorf("-for must be from 1s to 1h, got %v", s.length)
 	}
 	// What a limit can be, the library knows.
 	if s.load == nil {
 		x, err := newService(s)
 		if err != nil {
-			return s, "", fmt.Errorf("-limit, -per, -burst: %w", err)
+			return s, fmt.Errorf("-limit, -per, -burst: %w", err)
 		}
 		x.close()
 	}
-	return s, "", nil
+	return s, nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"io"
@@ -9,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -20,17 +18,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 	"github.com/sysblocks/sysblocks/ratelimit"
 )
 
-// TestMain makes this program the command, when a test starts it again as another process.
-func TestMain(m *testing.M) {
-	if os.Getenv("RATELIMITER_TEST_COMMAND") != "" {
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 // command runs the command in this process.
 func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
@@ -40,30 +32,17 @@ func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-// A process is a service in a process of its own.
+// A process is the command with -serve, in a process of its own.
 type process struct {
+	*clitest.Process
 	url string
-	cmd *exec.Cmd
 }
 
-// startService starts the command with -serve, and the flags.
-func startService(t *testing.T, flags ...string) *process {
+// startService starts a service on a free port, with the flags.
+func startService(t *testing.T, flags ...string) process {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], append([]string{"-serve", "127.0.0.1:0"}, flags...)...)
-	cmd.Env = append(os.Environ(), "RATELIMITER_TEST_COMMAND=1")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	p := &process{cmd: cmd}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(t, err)
-	_, p.url, _ = strings.Cut(strings.TrimSpace(line), " at ")
-	return p
+	p := clitest.Start(t, append([]string{"-serve", "127.0.0.1:0"}, flags...)...)
+	return process{p, p.Until(t, &p.Stdout, ` at (http://\S+)$`)[1]}
 }
 
 // sums reads the last line of the table that -load prints.
@@ -114,8 +93,7 @@ func TestReplicas(t *testing.T) {
 	require.NotContains(t, out, "Limit", "it is theirs")
 
 	// An interrupt ends a service in order.
-	require.NoError(t, a.cmd.Process.Signal(os.Interrupt))
-	require.NoError(t, a.cmd.Wait())
+	require.Zero(t, a.End(t, os.Interrupt), a.Output())
 	code, _, stderr = command(t, "-load", a.url, "-for=1s", "-users=eve=5")
 	require.Equal(t, 1, code)
 	require.Regexp(t, `^ratelimiter: \d+ requests failed\n$`, stderr)
@@ -132,7 +110,7 @@ func TestNoRedis(t *testing.T) {
 }
 
 func TestService(t *testing.T) {
-	s, _, err := parse([]string{"-limit=2"})
+	s, err := parse([]string{"-limit=2"})
 	require.NoError(t, err)
 	x, err := newService(s)
 	require.NoError(t, err)

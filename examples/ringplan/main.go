@@ -19,9 +19,9 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/term"
-
 	"github.com/sysblocks/sysblocks/consistenthash"
+	"github.com/sysblocks/sysblocks/examples/internal/cli"
+	"github.com/sysblocks/sysblocks/examples/internal/progress"
 )
 
 func main() {
@@ -94,62 +94,58 @@ const (
 // run is the command: it returns 0 after success, 2 after bad input, and 1 if the change is not
 // possible or the output cannot be written.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	fail := func(code int, err error) int {
-		fmt.Fprintln(stderr, "ringplan:", strings.ReplaceAll(err.Error(), "consistenthash: ", ""))
-		return code
+	s, err := parse(args)
+	if err == nil {
+		err = s.run(stdin, stdout, stderr)
 	}
-	s, help, err := parse(args)
-	if err != nil {
-		return fail(2, fmt.Errorf("%w (see -help)", err))
-	}
-	if help != "" {
-		io.WriteString(stdout, help)
-		return 0
-	}
+	return cli.End("ringplan", cli.Without("consistenthash: ", err), stdout, stderr)
+}
+
+func (s settings) run(stdin io.Reader, stdout, stderr io.Writer) error {
 	in, err := s.read(stdin)
 	if err != nil {
-		return fail(2, err)
+		return cli.Input(err)
 	}
 	before, after, err := s.maps(in)
 	if err != nil {
-		return fail(1, err)
+		return err
 	}
 	var svg io.WriteCloser
 	if s.svg != "" {
 		if name := s.input(s.svg); name != "" {
-			return fail(2, fmt.Errorf("-svg would overwrite the file of -%s", name))
+			return cli.Input(fmt.Errorf("-svg would overwrite the file of -%s", name))
 		}
 		// Now rather than after the work, which would be lost.
 		if svg, err = os.Create(s.svg); err != nil {
-			return fail(2, err)
+			return cli.Input(err)
 		}
 		defer svg.Close()
 	}
-	bar := newProgress(stderr)
+	bar := progress.New(stderr)
 	p := newPlan(s, [2]*nodeMap{before, after}, in.keys, bar)
-	bar.finish()
+	bar.Finish()
 
 	write := p.writeText
 	if s.json {
 		write = p.writeJSON
 	}
 	if err := write(stdout); err != nil {
-		return fail(1, fmt.Errorf("the plan cannot be written: %w", err))
+		return fmt.Errorf("the plan cannot be written: %w", err)
 	}
 	if svg != nil {
 		if err := cmp.Or(p.chart().WriteSVG(svg), svg.Close()); err != nil {
-			return fail(1, fmt.Errorf("the picture cannot be written: %w", err))
+			return fmt.Errorf("the picture cannot be written: %w", err)
 		}
 	}
-	return 0
+	return nil
 }
 
-// parse returns the settings, or the help text if that is what was asked for.
-func parse(args []string) (s settings, help string, err error) {
+// parse returns the settings.
+func parse(args []string) (s settings, err error) {
+	defer func() { err = cli.Usage(err) }()
 	s.algorithm[0].name = "slots"
 	var to string
 	flags := flag.NewFlagSet("ringplan", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the error says it all in one line
 	flags.StringVar(&s.file, "nodes", "", "the nodes there are, from `FILE`")
 	changes := func(name, usage string, kind kind, least, most int) {
 		flags.Func(name, usage, func(v string) error {
@@ -177,72 +173,65 @@ func parse(args []string) (s settings, help string, err error) {
 	flags.BoolVar(&s.json, "json", false, "print the plan as JSON, with the ranges that move")
 	flags.StringVar(&s.svg, "svg", "", "draw the load before and after to `FILE`, as SVG")
 
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		var text strings.Builder
-		text.WriteString(usage)
-		flags.SetOutput(&text)
-		flags.PrintDefaults()
-		return s, text.String(), nil
-	} else if err != nil {
-		return s, "", err
+	given, err := cli.Parse(flags, usage, args)
+	if err != nil {
+		return s, err
 	}
-	given := make(map[string]bool)
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if err := checkName(s.algorithm[0].name); err != nil {
-		return s, "", fmt.Errorf("-algorithm: %w", err)
+		return s, fmt.Errorf("-algorithm: %w", err)
 	}
 	if s.algorithm[1], err = parseAlgorithm(to, s.algorithm[0]); err != nil {
-		return s, "", fmt.Errorf("-to-algorithm: %w", err)
+		return s, fmt.Errorf("-to-algorithm: %w", err)
 	}
 	switch {
 	case flags.NArg() > 0:
-		return s, "", fmt.Errorf("unexpected argument %q: give a file with -nodes", flags.Arg(0))
+		return s, fmt.Errorf("unexpected argument %q: give a file with -nodes", flags.Arg(0))
 	case given["to"] && len(s.changes) > 0:
-		return s, "", errors.New("-to has all nodes as they are to be: it goes without -add, -remove and -weight")
+		return s, errors.New("-to has all nodes as they are to be: it goes without -add, -remove and -weight")
 	case s.samples < minSamples || s.samples > maxSamples:
-		return s, "", fmt.Errorf("-samples must be from %d to %d, got %d", minSamples, maxSamples, s.samples)
+		return s, fmt.Errorf("-samples must be from %d to %d, got %d", minSamples, maxSamples, s.samples)
 	case given["samples"] && s.algorithm[0].ranged() && s.algorithm[1].ranged():
-		return s, "", errors.New("-samples is for rendezvous: the others are compared exactly")
+		return s, errors.New("-samples is for rendezvous: the others are compared exactly")
 	case s.list && !given["keys"]:
-		return s, "", errors.New("-list needs -keys")
+		return s, errors.New("-list needs -keys")
 	case s.top < 0:
-		return s, "", fmt.Errorf("-top must be at least 0, got %d", s.top)
+		return s, fmt.Errorf("-top must be at least 0, got %d", s.top)
 	case given["top"] && s.json:
-		return s, "", errors.New("-top is for the text: with -json all transfers are printed")
+		return s, errors.New("-top is for the text: with -json all transfers are printed")
 	case s.differ() && !given["keys"]:
-		return s, "", fmt.Errorf("%s and %s hash keys differently, so there is no telling what moves but by the keys: give them with -keys",
+		return s, fmt.Errorf("%s and %s hash keys differently, so there is no telling what moves but by the keys: give them with -keys",
 			s.algorithm[0].name, s.algorithm[1].name)
 	}
 	for _, name := range []string{"nodes", "to", "to-algorithm", "keys", "svg"} {
 		if given[name] && flags.Lookup(name).Value.String() == "" {
-			return s, "", fmt.Errorf("-%s must not be empty", name)
+			return s, fmt.Errorf("-%s must not be empty", name)
 		}
 	}
 	if s.to != "" && s.file == "" {
-		return s, "", errors.New("-to needs -nodes: the nodes there are")
+		return s, errors.New("-to needs -nodes: the nodes there are")
 	}
 	if s.svg == "-" {
-		return s, "", errors.New("-svg must be a file, as the plan goes to standard output")
+		return s, errors.New("-svg must be a file, as the plan goes to standard output")
 	}
 	standard := slices.DeleteFunc([]string{"nodes", "to", "keys"}, func(name string) bool { return flags.Lookup(name).Value.String() != "-" })
 	if len(standard) > 1 {
-		return s, "", fmt.Errorf("-%s and -%s cannot both be standard input", standard[0], standard[1])
+		return s, fmt.Errorf("-%s and -%s cannot both be standard input", standard[0], standard[1])
 	}
 	for name, owner := range parameterOf {
 		if given[name] && owner != s.algorithm[0].name && owner != s.algorithm[1].name {
-			return s, "", fmt.Errorf("-%s is for the algorithm %s", name, owner)
+			return s, fmt.Errorf("-%s is for the algorithm %s", name, owner)
 		}
 	}
 	// Parameters are checked by those who know how, before there are nodes.
 	for _, a := range s.algorithm {
 		if _, err := s.build(a, nil); err != nil {
-			return s, "", err
+			return s, err
 		}
 	}
 	if s.file == "" && s.to == "" && to == "" && len(s.changes) == 0 {
 		s.changes = sampleChanges
 	}
-	return s, "", nil
+	return s, nil
 }
 
 // input is what the files say.
@@ -333,14 +322,4 @@ func members(nodes []consistenthash.Node) []consistenthash.Member[string] {
 // differ reports whether keys are hashed differently before and after.
 func (s settings) differ() bool {
 	return (s.algorithm[0].name == "ketama") != (s.algorithm[1].name == "ketama")
-}
-
-// terminal tells whether w is one, and how wide.
-func terminal(w io.Writer) (columns int, ok bool) {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return 0, false
-	}
-	columns, _, err := term.GetSize(int(f.Fd()))
-	return columns, err == nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/sysblocks/sysblocks/consistenthash"
+	"github.com/sysblocks/sysblocks/examples/internal/progress"
 )
 
 // A plan is what a change does.
@@ -72,7 +73,7 @@ type peak struct {
 	ratio float64
 }
 
-func newPlan(s settings, maps [2]*nodeMap, keys []string, bar *progress) *plan {
+func newPlan(s settings, maps [2]*nodeMap, keys []string, bar *progress.Bar) *plan {
 	p := &plan{settings: s, maps: maps, keyCount: len(keys)}
 	t := newTally()
 	switch {
@@ -134,16 +135,16 @@ func (p *plan) compareRanges(t *tally) {
 }
 
 // compareSamples counts positions. They are the same ones in each run, and as good as random.
-func (p *plan) compareSamples(t *tally, bar *progress) {
+func (p *plan) compareSamples(t *tally, bar *progress.Bar) {
 	const chunk = 1 << 14
-	bar.plan("comparing", p.compared)
+	bar.Plan("comparing", int64(p.compared))
 	for i := range p.compared {
 		h := consistenthash.HashUint64(uint64(i))
 		from, _ := p.maps[0].GetHash(h)
 		to, _ := p.maps[1].GetHash(h)
 		t.count(from, to)
 		if i%chunk == chunk-1 {
-			bar.done(chunk)
+			bar.Done(chunk)
 		}
 	}
 	t.unit = 1 / float64(p.compared)

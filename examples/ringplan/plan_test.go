@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/examples/internal/progress"
 )
 
 // bruteKeys are so many that a share of a half has a standard deviation of 0.11 %.
@@ -17,13 +19,13 @@ const bruteKeys = 200_000
 // planFor returns the plan that args ask for.
 func planFor(t *testing.T, stdin string, args ...string) *plan {
 	t.Helper()
-	s, _, err := parse(args)
+	s, err := parse(args)
 	require.NoError(t, err)
 	in, err := s.read(strings.NewReader(stdin))
 	require.NoError(t, err)
 	before, after, err := s.maps(in)
 	require.NoError(t, err)
-	return newPlan(s, [2]*nodeMap{before, after}, in.keys, newProgress(nil))
+	return newPlan(s, [2]*nodeMap{before, after}, in.keys, progress.New(nil))
 }
 
 var changesOfAllKinds = map[string][]string{

@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/sysblocks/sysblocks/examples/internal/progress"
 	"github.com/sysblocks/sysblocks/internal/plot"
 )
 
@@ -24,7 +25,7 @@ const (
 func (p *plan) writeText(w io.Writer) error {
 	var b bytes.Buffer
 	width := lineWidth
-	if columns, ok := terminal(w); ok {
+	if columns, ok := progress.Terminal(w); ok {
 		width = min(max(columns-1, lineWidth), widest)
 	}
 	p.writeSummary(&b)

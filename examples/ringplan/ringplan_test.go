@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
-	"errors"
-	"flag"
 	"io"
 	"math"
 	"os"
@@ -16,9 +14,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-)
 
-var update = flag.Bool("update", false, "write the golden files")
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
+)
 
 // command runs ringplan, which must not print both a plan and an error.
 func command(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
@@ -46,13 +44,7 @@ func TestGolden(t *testing.T) {
 				assert.LessOrEqual(t, len([]rune(line)), lineWidth+1, line)
 				assert.Equal(t, strings.TrimRight(line, " \n")+"\n", line, "white space at the end")
 			}
-			file := filepath.Join("testdata", name+".golden")
-			if *update {
-				require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
-			}
-			want, err := os.ReadFile(file)
-			require.NoError(t, err)
-			assert.Equal(t, string(want), got)
+			clitest.Golden(t, filepath.Join("testdata", name+".golden"), got)
 		})
 	}
 }
@@ -261,14 +253,10 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-type full struct{}
-
-func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
-
 func TestOutputFails(t *testing.T) {
 	for _, args := range [][]string{nil, {"-json"}} {
 		var stderr bytes.Buffer
-		code := run(args, nil, full{}, &stderr)
+		code := run(args, nil, clitest.Full{}, &stderr)
 		assert.Equal(t, 1, code)
 		assert.Equal(t, "ringplan: the plan cannot be written: no space left\n", stderr.String())
 	}

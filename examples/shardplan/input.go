@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sysblocks/sysblocks/examples/internal/cli"
+	"github.com/sysblocks/sysblocks/examples/internal/progress"
 	"github.com/sysblocks/sysblocks/shard"
 )
 
@@ -160,7 +162,7 @@ func (t *tally[K]) add(k K) {
 }
 
 // read adds the keys of a file, one a line. Empty lines are skipped.
-func (t *tally[K]) read(r io.Reader, called string, parse func(string) (K, error), bar *progress) error {
+func (t *tally[K]) read(r io.Reader, called string, parse func(string) (K, error), bar *progress.Bar) error {
 	const step = 1 << 16 // bytes, for the bar
 	line, unseen := 0, 0
 	scanner := bufio.NewScanner(r)
@@ -168,7 +170,7 @@ func (t *tally[K]) read(r io.Reader, called string, parse func(string) (K, error
 	for scanner.Scan() {
 		line++
 		if unseen += len(scanner.Bytes()) + 1; unseen >= step {
-			bar.done(unseen)
+			bar.Done(unseen)
 			unseen = 0
 		}
 		text := scanner.Text()
@@ -196,12 +198,12 @@ func (t *tally[K]) read(r io.Reader, called string, parse func(string) (K, error
 }
 
 // readKeys returns the keys to be counted, and those of -key, which are the same without a file.
-func readKeys[K key](s settings, stdin io.Reader, bar *progress, parse func(string) (K, error)) (t *tally[K], asked []K, err error) {
+func readKeys[K key](s settings, stdin io.Reader, bar *progress.Bar, parse func(string) (K, error)) (t *tally[K], asked []K, err error) {
 	t = &tally[K]{counts: make(map[K]int64), show: s.show}
 	for _, text := range s.keys {
 		k, err := parse(text)
 		if err != nil {
-			return nil, nil, usageError{fmt.Errorf("-key %w", err)}
+			return nil, nil, cli.Usagef("-key %w", err)
 		}
 		asked = append(asked, k)
 	}
@@ -213,7 +215,7 @@ func readKeys[K key](s settings, stdin io.Reader, bar *progress, parse func(stri
 		}
 		defer r.Close()
 		if size > 0 {
-			bar.plan("reading", size)
+			bar.Plan("reading", size)
 		}
 		return t, asked, t.read(r, called, parse, bar)
 	case len(asked) == 0:

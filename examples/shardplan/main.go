@@ -18,8 +18,8 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/term"
-
+	"github.com/sysblocks/sysblocks/examples/internal/cli"
+	"github.com/sysblocks/sysblocks/examples/internal/progress"
 	"github.com/sysblocks/sysblocks/shard"
 )
 
@@ -69,29 +69,14 @@ type settings struct {
 	json       bool
 }
 
-// A usageError is one of the command line.
-type usageError struct{ error }
-
 // run is the command: it returns 0 after success, 2 after a bad command line, and 1 if a file is bad, or the
 // output cannot be written.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	s, help, err := parse(args)
-	if help != "" {
-		io.WriteString(stdout, help)
-		return 0
-	}
+	s, err := parse(args)
 	if err == nil {
 		err = s.run(stdin, stdout, stderr)
 	}
-	if err == nil {
-		return 0
-	}
-	text, code := strings.ReplaceAll(err.Error(), "shard: ", ""), 1
-	if errors.As(err, new(usageError)) {
-		text, code = text+" (see -help)", 2
-	}
-	fmt.Fprintln(stderr, "shardplan:", text)
-	return code
+	return cli.End("shardplan", cli.Without("shard: ", err), stdout, stderr)
 }
 
 func (s settings) run(stdin io.Reader, stdout, stderr io.Writer) error {
@@ -99,9 +84,9 @@ func (s settings) run(stdin io.Reader, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	bar := newProgress(stderr)
+	bar := progress.New(stderr)
 	p, err := s.plan(t, next, stdin, bar)
-	bar.finish()
+	bar.Finish()
 	if err != nil {
 		return err
 	}
@@ -115,10 +100,9 @@ func (s settings) run(stdin io.Reader, stdout, stderr io.Writer) error {
 	return nil
 }
 
-// parse returns the settings, or the help text if that is what was asked for. Its errors are usageErrors.
-func parse(args []string) (s settings, help string, err error) {
+// parse returns the settings.
+func parse(args []string) (s settings, err error) {
 	flags := flag.NewFlagSet("shardplan", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the error says it all in one line
 	flags.StringVar(&s.topology, "topology", "", "the topology, from `FILE`, in JSON")
 	flags.StringVar(&s.file, "keys", "", "the keys, from `FILE`: one a line; a line that is there twice is two requests")
 	flags.Func("key", "list where `KEY` is as well; can be given more than once, and without -keys these are the keys", func(v string) error {
@@ -148,44 +132,28 @@ func parse(args []string) (s settings, help string, err error) {
 	flags.StringVar(&s.next, "next", "", "say what changes and moves if the topology in `FILE` follows")
 	flags.BoolVar(&s.json, "json", false, "print the plan as JSON")
 
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		var text strings.Builder
-		text.WriteString(usage)
-		flags.SetOutput(&text)
-		flags.PrintDefaults()
-		return s, text.String(), nil
-	} else if err != nil {
-		return s, "", usageError{err}
+	given, err := cli.Parse(flags, usage, args)
+	if err != nil {
+		return s, err
 	}
-	bad := func(format string, args ...any) (settings, string, error) {
-		return s, "", usageError{fmt.Errorf(format, args...)}
-	}
-	given := make(map[string]bool)
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	var standard []string
 	for _, name := range []string{"topology", "keys", "next"} {
 		switch value := flags.Lookup(name).Value.String(); {
 		case given[name] && value == "":
-			return bad("-%s must not be empty", name)
+			return s, cli.Usagef("-%s must not be empty", name)
 		case value == "-":
 			standard = append(standard, name)
 		}
 	}
 	switch {
 	case flags.NArg() > 0:
-		return bad("unexpected argument %q: give a file with -topology or -keys", flags.Arg(0))
+		return s, cli.Usagef("unexpected argument %q: give a file with -topology or -keys", flags.Arg(0))
 	case len(standard) > 1:
-		return bad("-%s and -%s cannot both be standard input", standard[0], standard[1])
+		return s, cli.Usagef("-%s and -%s cannot both be standard input", standard[0], standard[1])
 	case s.show < 0:
-		return bad("-show must be at least 0, got %d", s.show)
+		return s, cli.Usagef("-show must be at least 0, got %d", s.show)
 	case s.file == "" && len(s.keys) == 0 && (given["topology"] || given["type"]):
-		return bad("which keys? Give them with -keys or -key: the sample's are for its own topology")
+		return s, cli.Usagef("which keys? Give them with -keys or -key: the sample's are for its own topology")
 	}
-	return s, "", nil
-}
-
-// terminal tells whether w is one.
-func terminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	return s, nil
 }

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/sysblocks/sysblocks/consistenthash"
+	"github.com/sysblocks/sysblocks/examples/internal/progress"
 	"github.com/sysblocks/sysblocks/shard"
 )
 
@@ -125,7 +126,7 @@ func (k keyText) MarshalJSON() ([]byte, error) {
 }
 
 // plan makes the plan for keys of the type that is asked for, or else the one that the topology takes.
-func (s settings) plan(t, next *shard.Topology, stdin io.Reader, bar *progress) (*plan, error) {
+func (s settings) plan(t, next *shard.Topology, stdin io.Reader, bar *progress.Bar) (*plan, error) {
 	kind := s.kind
 	if kind == 0 {
 		switch c := t.Config(); {
@@ -148,7 +149,7 @@ func (s settings) plan(t, next *shard.Topology, stdin io.Reader, bar *progress) 
 	return newPlan(s, t, next, stdin, bar, parseText)
 }
 
-func newPlan[K key](s settings, t, next *shard.Topology, stdin io.Reader, bar *progress, parse func(string) (K, error)) (*plan, error) {
+func newPlan[K key](s settings, t, next *shard.Topology, stdin io.Reader, bar *progress.Bar, parse func(string) (K, error)) (*plan, error) {
 	keys, asked, err := readKeys(s, stdin, bar, parse)
 	if err != nil {
 		return nil, err
@@ -253,9 +254,9 @@ func mapOf[K key](t *shard.Topology) (*shard.Map[K], error) {
 }
 
 // count finds what each shard has by each strategy, and the hottest keys.
-func count[K key](p *plan, locators []shard.Locator[K], keys *tally[K], bar *progress) {
+func count[K key](p *plan, locators []shard.Locator[K], keys *tally[K], bar *progress.Bar) {
 	const step = 1 << 14 // keys, for the bar
-	bar.plan("placing", int64(len(keys.counts)))
+	bar.Plan("placing", int64(len(keys.counts)))
 	index := make(map[shard.ID]int)
 	for i, id := range p.Shards {
 		index[id] = i
@@ -281,7 +282,7 @@ func count[K key](p *plan, locators []shard.Locator[K], keys *tally[K], bar *pro
 			hot(k, n) // of these there are fewer than shards
 		}
 		if done++; done%step == 0 {
-			bar.done(step)
+			bar.Done(step)
 		}
 	}
 	if most > 1 && len(p.Hot) == 0 {

@@ -9,7 +9,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -17,15 +16,18 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sysblocks/sysblocks/examples/internal/cli"
 	"github.com/sysblocks/sysblocks/ttlcache"
 )
 
 func main() {
-	if err := run(os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "writebehind:", err)
-		os.Exit(1)
-	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
+
+const usage = `Count page views in a database through a cache that writes behind, while the database fails at random.
+
+Flags:
+`
 
 // settings is the command line.
 type settings struct {
@@ -35,14 +37,18 @@ type settings struct {
 }
 
 func parse(args []string) (s settings, err error) {
+	defer func() { err = cli.Usage(err) }()
 	flags := flag.NewFlagSet("writebehind", flag.ContinueOnError)
-	flags.IntVar(&s.views, "views", 20_000, "count so many page views")
-	flags.IntVar(&s.pages, "pages", 2_000, "of so many pages")
-	flags.IntVar(&s.writers, "writers", 4, "in so many goroutines")
-	flags.Float64Var(&s.fail, "fail", 0.2, "the share of transactions that fail, from 0 to below 1")
+	flags.IntVar(&s.views, "views", 20_000, "count `N` page views")
+	flags.IntVar(&s.pages, "pages", 2_000, "of `N` pages")
+	flags.IntVar(&s.writers, "writers", 4, "in `N` goroutines")
+	flags.Float64Var(&s.fail, "fail", 0.2, "the `SHARE` of transactions that fail, from 0 to below 1")
 	flags.StringVar(&s.file, "file", "", "the database `FILE` (default a temporary one)")
-	if err := flags.Parse(args); err != nil {
+	if _, err := cli.Parse(flags, usage, args); err != nil {
 		return s, err
+	}
+	if flags.NArg() > 0 {
+		return s, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	for _, n := range []struct {
 		name  string
@@ -58,13 +64,16 @@ func parse(args []string) (s settings, err error) {
 	return s, nil
 }
 
-func run(args []string, out io.Writer) error {
+// run is the command: it returns 0 after success, 2 after a bad command line, and 1 if something fails or a count is wrong.
+func run(args []string, stdout, stderr io.Writer) int {
 	s, err := parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		return nil
-	} else if err != nil {
-		return err
+	if err == nil {
+		err = s.run(stdout)
 	}
+	return cli.End("writebehind", err, stdout, stderr)
+}
+
+func (s settings) run(out io.Writer) error {
 	if s.file == "" {
 		dir, err := os.MkdirTemp("", "writebehind")
 		if err != nil {

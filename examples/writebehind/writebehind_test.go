@@ -12,21 +12,39 @@ import (
 	"github.com/sysblocks/sysblocks/ttlcache"
 )
 
+// command runs writebehind, which must not print both a report and an error.
+func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(args, &out, &errs)
+	require.True(t, out.Len() == 0 || errs.Len() == 0, "stdout:\n%s\nstderr:\n%s", out.String(), errs.String())
+	return code, out.String(), errs.String()
+}
+
 func TestRun(t *testing.T) {
-	var out bytes.Buffer
 	file := filepath.Join(t.TempDir(), "views.db")
-	require.NoError(t, run([]string{"-views=2000", "-pages=500", "-file=" + file}, &out))
-	require.Contains(t, out.String(), "each is in the file, or is one of the 0 that Close gave back")
+	for _, args := range [][]string{{"-views=2000", "-pages=500", "-file=" + file}, {"-views=200", "-pages=1"}} {
+		code, out, errs := command(t, args...)
+		require.Zero(t, code, errs)
+		require.Contains(t, out, "each is in the file, or is one of the 0 that Close gave back")
+	}
 	require.FileExists(t, file)
-	require.NoError(t, run([]string{"-views=200", "-pages=1"}, &out))
 	for args, want := range map[string]string{
 		"-views=0": "-views must be at least 1, got 0",
 		"-fail=1":  "-fail must be at least 0 and less than 1, got 1",
-		"-file=" + filepath.Join(t.TempDir(), "absent", "x"): "unable to open database file",
+		"-pages=x": `invalid value "x" for flag -pages: parse error`,
+		"more":     `unexpected argument "more"`,
 	} {
-		require.ErrorContains(t, run([]string{args}, &out), want)
+		code, _, errs := command(t, args)
+		require.Equal(t, 2, code)
+		require.Equal(t, "writebehind: "+want+" (see -help)\n", errs)
 	}
-	require.NoError(t, run([]string{"-help"}, &out))
+	code, _, errs := command(t, "-file="+filepath.Join(t.TempDir(), "absent", "x"))
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "unable to open database file")
+	code, out, _ := command(t, "-help")
+	require.Zero(t, code)
+	require.Contains(t, out, "-file FILE")
 }
 
 // 100,000 writes over a database that fails at random, so often that some writes are given up.
