@@ -120,7 +120,7 @@ func TestTerminated(t *testing.T) {
 		load := g.start(t.Context())
 		g.answers(t, 2000)
 		p.signal(t, syscall.SIGTERM)
-		require.Zero(t, p.cmd.ProcessState.ExitCode(), p.logged())
+		require.Zero(t, p.Wait(t), p.logged())
 		load.end()
 		p = startProcess(t, "-dir="+dir)
 		g.aim(p)

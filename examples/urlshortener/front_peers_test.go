@@ -138,7 +138,7 @@ func TestFrontOfPeers(t *testing.T) {
 	for range 2 {
 		for i, p := range processes {
 			p.signal(t, syscall.SIGTERM)
-			require.Zero(t, p.cmd.ProcessState.ExitCode(), p.logged())
+			require.Zero(t, p.Wait(t), p.logged())
 			start(i, p.base.Host)
 			ready(i)
 			alive(3)
@@ -173,5 +173,5 @@ func TestFrontOfPeers(t *testing.T) {
 	require.Zero(t, r.errors, "%v\n%s", r.first, front.logged())
 
 	front.signal(t, syscall.SIGTERM)
-	require.Zero(t, front.cmd.ProcessState.ExitCode(), front.logged())
+	require.Zero(t, front.Wait(t), front.logged())
 }

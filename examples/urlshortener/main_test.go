@@ -1,57 +1,40 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 )
 
-// processVariable makes this test binary the command itself, so that tests have processes of their own to kill.
-const processVariable = "TEST_AS_URLSHORTENER"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(processVariable) != "" {
-		main()
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 // A process is a service in a process of its own.
 type process struct {
-	cmd    *exec.Cmd
-	base   *url.URL
-	exited chan struct{} // closed when it has ended, and cmd.ProcessState is there
-
-	mu  sync.Mutex
-	log bytes.Buffer
+	*clitest.Process
+	base *url.URL
 }
 
-func (p *process) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.log.Write(b)
+// signal sends a signal to the process, and waits for its end.
+func (p *process) signal(t *testing.T, sig os.Signal) {
+	t.Helper()
+	p.End(t, sig)
 }
 
-func (p *process) logged() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.log.String()
-}
+// logged returns what the process has logged.
+func (p *process) logged() string { return p.Stderr.String() }
 
 // startProcess starts a service on a free port, and waits until it says where it is. It is killed when the test ends.
 func startProcess(t *testing.T, args ...string) *process {
@@ -62,39 +45,10 @@ func startProcess(t *testing.T, args ...string) *process {
 // startCommand does that with no flags but those of args.
 func startCommand(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{exited: make(chan struct{})}
-	p.cmd = exec.Command(os.Args[0], args...)
-	p.cmd.Env = append(os.Environ(), processVariable+"=1")
-	p.cmd.Stderr = p
-	out, err := p.cmd.StdoutPipe()
+	p := clitest.Start(t, args...)
+	base, err := url.Parse(p.Until(t, &p.Stdout, `.*`)[0])
 	require.NoError(t, err)
-	require.NoError(t, p.cmd.Start())
-	line, readErr := bufio.NewReader(out).ReadString('\n')
-	go func() {
-		_, _ = io.Copy(io.Discard, out)
-		_ = p.cmd.Wait()
-		close(p.exited)
-	}()
-	t.Cleanup(func() { p.signal(t, syscall.SIGKILL) })
-	if readErr != nil {
-		<-p.exited
-	}
-	require.NoError(t, readErr, "%s", p.logged())
-	p.base, err = url.Parse(strings.TrimSpace(line))
-	require.NoError(t, err)
-	return p
-}
-
-// signal sends a signal to the process, and waits for its end.
-func (p *process) signal(t *testing.T, sig os.Signal) {
-	t.Helper()
-	_ = p.cmd.Process.Signal(sig)
-	select {
-	case <-p.exited:
-	case <-time.After(30 * time.Second):
-		_ = p.cmd.Process.Kill()
-		t.Errorf("the process has not ended: %s", p.logged())
-	}
+	return &process{p, base}
 }
 
 // command runs the command in this process, until it ends of itself.
@@ -293,7 +247,7 @@ func TestCodes(t *testing.T) {
 			}
 			c.close()
 			p.signal(t, syscall.SIGTERM)
-			require.Zero(t, p.cmd.ProcessState.ExitCode(), p.logged())
+			require.Zero(t, p.Wait(t), p.logged())
 		}
 	}
 }
