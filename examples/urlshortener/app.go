@@ -15,7 +15,6 @@ import (
 
 	"github.com/sysblocks/sysblocks/ratelimit"
 	"github.com/sysblocks/sysblocks/ratelimit/httplimit"
-	"github.com/sysblocks/sysblocks/shard"
 )
 
 // An app is the whole service in one process: the blocks, put together.
@@ -43,8 +42,7 @@ const (
 	spoolBytes    = 256 << 20
 	// rebuildEvery is how often the filter is made anew.
 	rebuildEvery = time.Hour
-	// forgetEvery is how often what is known of groups that were counted is taken away, when they are so old that they
-	// cannot come any more.
+	// forgetEvery is how often what is known of groups that were counted long ago is taken away.
 	forgetEvery = time.Hour
 )
 
@@ -67,21 +65,17 @@ func newApp(ctx context.Context, s settings, log *slog.Logger) (a *app, err erro
 	if a.store, err = openStore(ctx, s.dir, s.dsns); err != nil {
 		return a, err
 	}
-	if a.queue, err = openQueue(ctx, s.dir, s.nats); err != nil {
+	if a.queue, err = openQueue(ctx, queueConfig{dir: s.dir, url: s.nats, sync: s.sync, replicas: s.natsReplicas}); err != nil {
 		return a, err
 	}
-	if a.spool, err = openSpool(s.dir, spoolBytes); err != nil {
+	if a.spool, err = openSpool(s.dir, spoolBytes, log); err != nil {
 		return a, fmt.Errorf("the spool cannot be opened: %w", err)
-	}
-	ids, err := shard.NewIDGen(shard.IDConfig{Shard: uint32(s.process)})
-	if err != nil {
-		return a, err
 	}
 	coder, err := a.coder(ctx)
 	if err != nil {
 		return a, err
 	}
-	if a.links, err = newLinks(ctx, a.store, coder, cacheCapacity, 1_000_000, a.shared.next()); err != nil {
+	if a.links, err = newLinks(ctx, a.store, coder, cacheCapacity, s.cacheTTL, 1_000_000, a.shared.next()); err != nil {
 		return a, err
 	}
 	if s.peers {
@@ -89,10 +83,10 @@ func newApp(ctx context.Context, s settings, log *slog.Logger) (a *app, err erro
 			return a, err
 		}
 	}
-	a.recorder = newRecorder(a.queue.publish, a.spool, ids)
-	a.counter = newCounter(a.queue, func(ctx context.Context, groups []clickGroup) error {
+	a.recorder = newRecorder(a.queue.publish, a.spool)
+	a.counter = newCounter(a.queue, func(ctx context.Context, groups []clickGroup) ([]refusal, error) {
 		return a.store.count(ctx, groups, time.Now())
-	}, log)
+	}, s.dir, log)
 	limits, err := a.limits()
 	if err != nil {
 		return a, err
@@ -106,7 +100,7 @@ func newApp(ctx context.Context, s settings, log *slog.Logger) (a *app, err erro
 	a.stop = stop
 	a.every(jobs, rebuildEvery, "the filter is not made anew", a.links.rebuild)
 	a.every(jobs, forgetEvery, "groups that were counted are not forgotten", func(ctx context.Context) error {
-		return a.store.forget(ctx, time.Now().Add(-2*keepGroups))
+		return a.store.forget(ctx, time.Now().Add(-keepCounted))
 	})
 	return a, nil
 }

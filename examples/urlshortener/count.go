@@ -25,61 +25,131 @@ const dayMillis = 24 * 60 * 60 * 1000
 
 func dayOf(t time.Time) int64 { return t.UnixMilli() / dayMillis }
 
-// A group is clicks that were recorded together. Its ID makes that it is counted once, however often it comes.
+// A clickGroup is clicks that were recorded together. Its run and its number make that it is counted once, however
+// often it comes: groups are numbered 1, 2, 3 and so on within one run of a process, which has a random name.
 type clickGroup struct {
-	ID     string  `json:"id"`
+	Run    string  `json:"run"`
+	Number uint64  `json:"n"`
 	Clicks []click `json:"clicks"`
 }
 
+func (g clickGroup) id() string { return fmt.Sprint(g.Run, "-", g.Number) }
+
+// blockGroups is how many groups have a row together in which it is noted, by a bit for each, that they are counted.
+// A group that is being counted for the first time has its bit beside those before it: so a batch changes a row or two,
+// and of a thousand groups a second there are eight million rows after a year.
+const blockGroups = 4096
+
+// A block is the groups of a run that have a row together.
+type block struct {
+	run    string
+	number int64
+}
+
+func (g clickGroup) block() block { return block{g.Run, int64(g.Number / blockGroups)} }
+
+// keepCounted is for how long it is known that a group was counted, after the last one of its block. Groups come for
+// the first time within moments, and again if it is not known whether the broker, or the database, had them: a week
+// later if a database was away for so long, and after months from the spool of a process that nobody started. Of what
+// comes even later, a group that was counted long ago would be counted once more; one that was not is counted all the
+// same, so that nothing is lost.
+const keepCounted = 365 * 24 * time.Hour
+
+// A refusal is a group that a shard does not take, though it takes others.
+type refusal struct {
+	group clickGroup
+	err   error
+}
+
 // count adds groups to the counts, each once: if it returns an error, all of them can be counted again, and those
-// whose counts were added already are passed over, shard by shard.
-func (s *store) count(ctx context.Context, groups []clickGroup, now time.Time) error {
-	byShard := map[shard.ID]map[string]map[click]int64{} // and by group
+// whose counts were added already are passed over, shard by shard. Groups that are refused, by one shard at least, are
+// none of the others' business: those are counted.
+func (s *store) count(ctx context.Context, groups []clickGroup, now time.Time) (refused []refusal, err error) {
+	byShard := map[shard.ID][]clickGroup{}
 	for _, g := range groups {
+		parts := map[shard.ID][]click{}
 		for _, c := range g.Clicks {
 			id := s.router.Locate(c.Code).Shard
-			if byShard[id] == nil {
-				byShard[id] = map[string]map[click]int64{}
-			}
-			if byShard[id][g.ID] == nil {
-				byShard[id][g.ID] = map[click]int64{}
-			}
-			byShard[id][g.ID][c]++
+			parts[id] = append(parts[id], c)
+		}
+		for id, clicks := range parts {
+			byShard[id] = append(byShard[id], clickGroup{g.Run, g.Number, clicks})
 		}
 	}
 	if len(byShard) == 0 {
-		return nil
+		return nil, nil
 	}
 	// A shard that does not answer keeps no other from being counted, and the broker not from giving the groups to
 	// somebody else later than ackWait.
-	_, err := shard.Gather(ctx, slices.Sorted(maps.Keys(byShard)), shard.Policy{Concurrency: s.concurrency, PerShard: ackWait * 3 / 4}, func(ctx context.Context, id shard.ID) (struct{}, error) {
-		return struct{}{}, s.countIn(ctx, id, byShard[id], now)
+	replies, err := shard.Gather(ctx, slices.Sorted(maps.Keys(byShard)), shard.Policy{Concurrency: s.concurrency, PerShard: ackWait * 3 / 4}, func(ctx context.Context, id shard.ID) ([]refusal, error) {
+		db, err := s.db.Shard(id)
+		if err != nil {
+			return nil, err
+		}
+		return countSome(ctx, db.Primary, byShard[id], now)
 	})
-	return err
+	for _, r := range replies {
+		refused = append(refused, r.Value...)
+	}
+	return refused, err
 }
 
-// countIn adds what groups have for one shard, in one transaction.
-func (s *store) countIn(ctx context.Context, id shard.ID, groups map[string]map[click]int64, now time.Time) error {
-	db, err := s.db.Shard(id)
-	if err != nil {
-		return err
+// countSome adds what groups have for one shard. If they are not taken together, it looks for those that are to blame.
+func countSome(ctx context.Context, db *sql.DB, groups []clickGroup, now time.Time) ([]refusal, error) {
+	err := countTogether(ctx, db, groups, now, true)
+	if err == nil || ctx.Err() != nil {
+		return nil, err
 	}
-	tx, err := db.Primary.BeginTx(ctx, nil)
+	// It is not the groups if the shard does not take anything.
+	if other := countTogether(ctx, db, []clickGroup{{Clicks: []click{{}}}}, now, false); other != nil {
+		return nil, err
+	}
+	if len(groups) == 1 {
+		return []refusal{{groups[0], err}}, nil
+	}
+	first, err := countSome(ctx, db, groups[:len(groups)/2], now)
+	if err != nil {
+		return nil, err
+	}
+	second, err := countSome(ctx, db, groups[len(groups)/2:], now)
+	return append(first, second...), err
+}
+
+// countTogether adds what groups have for one shard, in one transaction, which is only tried, and not committed, unless
+// commit is true.
+func countTogether(ctx context.Context, db *sql.DB, groups []clickGroup, now time.Time, commit bool) error {
+	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
-	// All in one order, so that two who count at the same time do not wait for each other.
+	// All in one order, so that two who count at the same time do not wait for each other: first the blocks, and then
+	// the clicks.
+	byBlock := map[block][]clickGroup{}
+	for _, g := range groups {
+		byBlock[g.block()] = append(byBlock[g.block()], g)
+	}
+	blocks := slices.SortedFunc(maps.Keys(byBlock), compareBlocks)
 	sum := map[click]int64{}
-	for ids := range slices.Chunk(slices.Sorted(maps.Keys(groups)), rowsPerInsert) {
-		fresh, err := apply(ctx, tx, ids, now)
+	for some := range slices.Chunk(blocks, rowsPerInsert) {
+		bitmaps, err := lockBlocks(ctx, tx, some, now)
 		if err != nil {
 			return err
 		}
-		for _, group := range fresh { // the others were counted
-			for c, n := range groups[group] {
-				sum[c] += n
+		for _, b := range some {
+			for _, g := range byBlock[b] {
+				at, bit := g.Number%blockGroups/8, byte(1)<<(g.Number%8)
+				if bitmaps[b][at]&bit != 0 {
+					continue // it was counted
+				}
+				bitmaps[b][at] |= bit
+				for _, c := range g.Clicks {
+					sum[c]++
+				}
 			}
+		}
+		if err := setBitmaps(ctx, tx, some, bitmaps, now); err != nil {
+			return err
 		}
 	}
 	keys := slices.SortedFunc(maps.Keys(sum), func(a, b click) int {
@@ -95,7 +165,14 @@ func (s *store) countIn(ctx context.Context, id shard.ID, groups map[string]map[
 			return err
 		}
 	}
+	if !commit {
+		return nil
+	}
 	return tx.Commit()
+}
+
+func compareBlocks(a, b block) int {
+	return cmp.Or(cmp.Compare(a.run, b.run), cmp.Compare(a.number, b.number))
 }
 
 // rowsPerInsert is how many rows one statement adds: each statement is parsed, or takes a round trip.
@@ -114,33 +191,62 @@ func rows(n, columns int) string {
 	return b.String()
 }
 
-// apply notes that groups are counted, and returns those of which it was not noted before.
-func apply(ctx context.Context, tx *sql.Tx, ids []string, now time.Time) (fresh []string, err error) {
+// insertBlocks is the beginning of a statement that writes rows of blocks. A block is as old as the newest time that any
+// process has written, so that one whose clock is behind does not have it forgotten.
+func insertBlocks(n int, set string) string {
+	return `INSERT INTO counted (run, block, at, bits) VALUES ` + rows(n, 4) + `
+		ON CONFLICT (run, block) DO UPDATE SET at = CASE WHEN excluded.at > counted.at THEN excluded.at ELSE counted.at END` + set
+}
+
+// lockBlocks returns the bitmaps of blocks, those of new ones empty, and keeps everybody else from them until the
+// transaction ends: who wants them meanwhile waits, and sees what this one has written.
+func lockBlocks(ctx context.Context, tx *sql.Tx, blocks []block, now time.Time) (map[block][]byte, error) {
 	var args []any
-	for _, id := range ids {
-		args = append(args, id, now.UnixMilli())
+	for _, b := range blocks {
+		args = append(args, b.run, b.number, now.UnixMilli(), make([]byte, blockGroups/8))
 	}
-	added, err := tx.QueryContext(ctx, `INSERT INTO applied (id, at) VALUES `+rows(len(ids), 2)+` ON CONFLICT (id) DO NOTHING RETURNING id`, args...)
+	found, err := tx.QueryContext(ctx, insertBlocks(len(blocks), ` RETURNING run, block, bits`), args...)
 	if err != nil {
 		return nil, err
 	}
-	defer added.Close()
-	for added.Next() {
-		var id string
-		if err := added.Scan(&id); err != nil {
+	defer found.Close()
+	bitmaps := map[block][]byte{}
+	for found.Next() {
+		var b block
+		var bits []byte
+		if err := found.Scan(&b.run, &b.number, &bits); err != nil {
 			return nil, err
 		}
-		fresh = append(fresh, id)
+		if len(bits) != blockGroups/8 {
+			return nil, fmt.Errorf("the bitmap of block %d of %s has %d bytes", b.number, b.run, len(bits))
+		}
+		bitmaps[b] = bits
 	}
-	return fresh, added.Err()
+	if err := found.Err(); err != nil {
+		return nil, err
+	}
+	if len(bitmaps) != len(blocks) {
+		return nil, fmt.Errorf("of %d blocks, the database has answered %d", len(blocks), len(bitmaps))
+	}
+	return bitmaps, nil
 }
 
-// forget takes away what is known of groups that were counted before a time.
+// setBitmaps writes the bitmaps of blocks, which are locked.
+func setBitmaps(ctx context.Context, tx *sql.Tx, blocks []block, bitmaps map[block][]byte, now time.Time) error {
+	var args []any
+	for _, b := range blocks {
+		args = append(args, b.run, b.number, now.UnixMilli(), bitmaps[b])
+	}
+	_, err := tx.ExecContext(ctx, insertBlocks(len(blocks), `, bits = excluded.bits`), args...)
+	return err
+}
+
+// forget takes away what is known of blocks of which no group was counted since a time.
 func (s *store) forget(ctx context.Context, before time.Time) error {
 	_, err := shard.Gather(ctx, s.db.Shards(), shard.Policy{}, func(ctx context.Context, id shard.ID) (struct{}, error) {
 		db, err := s.db.Shard(id)
 		if err == nil {
-			_, err = db.Primary.ExecContext(ctx, `DELETE FROM applied WHERE at < $1`, before.UnixMilli())
+			_, err = db.Primary.ExecContext(ctx, `DELETE FROM counted WHERE at < $1`, before.UnixMilli())
 		}
 		return struct{}{}, err
 	})

@@ -50,7 +50,7 @@ func TestFrontOfPeers(t *testing.T) {
 	start := func(i int, addr string) {
 		t.Helper()
 		processes[i] = startProcess(t, "-dir="+dirs[i], "-dsn="+urls[0], "-dsn="+urls[1], "-nats="+broker.url, "-addr="+addr,
-			"-peers", fmt.Sprint("-process=", i), "-trusted-proxies=127.0.0.1")
+			"-peers", "-trusted-proxies=127.0.0.1")
 	}
 	ready := func(i int) {
 		t.Helper()

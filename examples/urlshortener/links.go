@@ -29,7 +29,6 @@ type links struct {
 }
 
 const (
-	cacheTTL     = time.Minute
 	negativeTTL  = 10 * time.Second
 	staleIfError = time.Hour
 	// staleMeanwhile is how long nobody waits for a database that hangs, as it is asked in the background.
@@ -40,7 +39,7 @@ const (
 )
 
 // newLinks returns the links of a store. What is in the second level, if there is one, other processes see as well.
-func newLinks(ctx context.Context, s *store, c coder, capacity int, expected uint64, next ttlcache.Tier[string, link]) (*links, error) {
+func newLinks(ctx context.Context, s *store, c coder, capacity int, ttl time.Duration, expected uint64, next ttlcache.Tier[string, link]) (*links, error) {
 	l := &links{store: s, coder: c, clock: time.Now}
 	var err error
 	if l.guard, err = bloom.NewGuard[string, link](bloom.Config[string]{N: expected, FPR: 0.005}); err != nil {
@@ -57,7 +56,7 @@ func newLinks(ctx context.Context, s *store, c coder, capacity int, expected uin
 		return found, err
 	})
 	l.cache, err = ttlcache.New(ttlcache.Config[string, link]{
-		Capacity: capacity, TTL: cacheTTL, Jitter: 0.1, NegativeTTL: negativeTTL, RefreshAhead: 0.8,
+		Capacity: capacity, TTL: ttl, Jitter: 0.1, NegativeTTL: negativeTTL, RefreshAhead: 0.8,
 		StaleIfError: staleIfError, StaleWhileRevalidate: staleMeanwhile, LoadTimeout: loadTimeout, Next: next,
 		Loader: func(ctx context.Context, code string) (ttlcache.Entry[link], error) {
 			// Only what is there is borrowed. That there is no such link is found out here: the owner may not have

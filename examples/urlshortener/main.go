@@ -38,7 +38,9 @@ type settings struct {
 	dir       string
 	dsns      []string
 	nats      string
+	sync      bool
 	redis     string
+	cacheTTL  time.Duration
 	replicas  int
 	peers     bool // other processes serve the same links
 	advertise string
@@ -48,10 +50,11 @@ type settings struct {
 	base      string
 	codes     string
 	keys      apiKeys
-	process   int
 	private   bool
 	unlimited bool
 	drain     time.Duration
+	// natsReplicas is on how many servers of the cluster at nats clicks are.
+	natsReplicas int
 	// drainDelay is for how long requests are taken that come though readyz, and the others, say that none should.
 	drainDelay time.Duration
 }
@@ -151,6 +154,8 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 		return nil
 	}))
 	flags.StringVar(&s.nats, "nats", "", "the NATS server at `URL`, with JetStream, takes clicks (default: one in this process)")
+	flags.IntVar(&s.natsReplicas, "nats-replicas", 1, "`NUMBER` of servers of the cluster at -nats, from 1 to 5, that have each click")
+	flags.BoolVar(&s.sync, "sync", true, "answer a redirect when the disk has its click; with -sync=false a power failure can take those of a second")
 	flags.Func("redis", "processes share links and limits in the Redis at `HOST:PORT` (default: none)", func(v string) error {
 		host, port, err := net.SplitHostPort(v)
 		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
@@ -159,6 +164,7 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 		s.redis = v
 		return nil
 	})
+	flags.DurationVar(&s.cacheTTL, "cache-ttl", time.Minute, "ask the database again for a link that is in use after `DURATION`")
 	flags.IntVar(&s.replicas, "replicas", 1, "`NUMBER` of processes that share limits: what each has of them while Redis is away")
 	flags.Func("base", "short URLs begin with `URL` (default: as they were asked for)", func(v string) error {
 		u, err := url.Parse(v)
@@ -177,14 +183,6 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 		return nil
 	})
 	flags.Func("api-key", "let `NAME=KEY` make links; can be given more than once (default: anybody can)", list("api-key", s.keys.add))
-	flags.Func("process", "the `NUMBER` of this process among those that share databases, from 0 to 4095 (default 0)", func(v string) error {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 0 || n > 4095 {
-			return errors.New("must be from 0 to 4095")
-		}
-		s.process = n
-		return nil
-	})
 	flags.BoolVar(&s.peers, "peers", false, "other processes serve the same links, in the databases of -dsn, and tell each other of new ones over the broker of -nats")
 	flags.Func("advertise", "other processes reach this one at `URL` (default: the address that it listens on)", func(v string) error {
 		u, err := url.Parse(v)
@@ -250,6 +248,12 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 		err = usageError{errors.New("-front needs the broker of the processes, and the first database, which says who they are: -nats and -dsn")}
 	case s.peers && (len(s.dsns) == 0 || s.nats == ""):
 		err = usageError{errors.New("-peers needs databases and a broker that the processes share: -dsn and -nats")}
+	case s.cacheTTL < time.Second || s.cacheTTL > time.Hour:
+		err = usageError{fmt.Errorf("-cache-ttl must be from 1s to 1h, got %v", s.cacheTTL)}
+	case s.natsReplicas < 1 || s.natsReplicas > 5:
+		err = usageError{fmt.Errorf("-nats-replicas must be from 1 to 5, got %d", s.natsReplicas)}
+	case s.natsReplicas > 1 && s.nats == "":
+		err = usageError{errors.New("-nats-replicas needs a cluster at -nats")}
 	case s.replicas < 1:
 		err = usageError{fmt.Errorf("-replicas must be at least 1, got %d", s.replicas)}
 	default:

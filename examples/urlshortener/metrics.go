@@ -55,6 +55,7 @@ func newMetrics(a *app) *metrics {
 	count("clicks_recorded_total", "Clicks of redirects that were answered.", func() float64 { return float64(a.recorder.clicked.Load()) })
 	count("clicks_spooled_total", "Of these, those that went through the spool.", func() float64 { return float64(a.recorder.spooled.Load()) })
 	count("clicks_dropped_total", "Of these, those that are lost, as there was neither a broker nor room.", func() float64 { return float64(a.recorder.dropped.Load()) })
+	count("clicks_refused_total", "Of these, those that the database refuses, and are in a file.", func() float64 { return float64(a.counter.refused.Load()) })
 	gauge("spool_bytes", "Bytes of clicks that wait for the broker.", func() float64 { return float64(a.spool.bytes()) })
 	gauge("queue_groups", "Groups of clicks that are not counted yet.", func() float64 {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -74,13 +74,14 @@ func TestPage(t *testing.T) {
 	require.Len(t, browser.Eval[string](t, b, `new URL(document.querySelector("#short").href).pathname`), 1+codeLength)
 
 	// Of the days before.
-	before := clickGroup{ID: "before"}
+	before := clickGroup{Run: "before", Number: 1}
 	for day, n := range []int{2, 5, 3, 8, 13, 9, 4, 6, 15, 21, 7} {
 		for range n {
 			before.Clicks = append(before.Clicks, click{Code: "handbook", Day: dayOf(time.Now()) - 11 + int64(day), Referrer: "news.example"})
 		}
 	}
-	require.NoError(t, f.app.store.count(t.Context(), []clickGroup{before}, time.Now()))
+	_, err := f.app.store.count(t.Context(), []clickGroup{before}, time.Now())
+	require.NoError(t, err)
 
 	// Followed from the page, by whom the page says it is; and from elsewhere.
 	for range 3 {

@@ -34,11 +34,11 @@ func alias(t *testing.T, p *process, name string) int {
 func TestPeers(t *testing.T) {
 	server, broker := pgserver.Start(t), startNATS(t)
 	urls := newDatabases(t, server, "a", "b")
-	start := func(number int) *process {
+	start := func() *process {
 		return startProcess(t, "-dir="+t.TempDir(), "-dsn="+urls[0], "-dsn="+urls[1], "-nats="+broker.url,
-			"-peers", fmt.Sprint("-process=", number))
+			"-peers")
 	}
-	processes := []*process{start(0), start(1), start(2)}
+	processes := []*process{start(), start(), start()}
 	n := 0
 	// everywhere makes a link in each process in turn, which the others have just looked for in vain.
 	everywhere := func(times int) {

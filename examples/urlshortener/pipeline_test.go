@@ -1,96 +1,26 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
-
-	"github.com/sysblocks/sysblocks/shard"
 )
-
-func TestSpool(t *testing.T) {
-	dir := t.TempDir()
-	s, err := openSpool(dir, 1000)
-	require.NoError(t, err)
-	group := func(i int) clickGroup { return clickGroup{fmt.Sprint("g", i), []click{{Code: "abc", Day: int64(i)}}} }
-	kept := 0
-	for ; ; kept++ {
-		if err := s.add(group(kept)); err != nil {
-			require.ErrorIs(t, err, errSpoolFull)
-			break
-		}
-	}
-	require.Greater(t, kept, 10)
-	require.LessOrEqual(t, s.bytes(), int64(1000))
-
-	// Delivered in order; what fails stays whole, and comes again.
-	var got []clickGroup
-	down := errors.New("down")
-	require.ErrorIs(t, s.replay(func(g clickGroup) error {
-		if len(got) == 3 {
-			return down
-		}
-		got = append(got, g)
-		return nil
-	}), down)
-	require.Positive(t, s.bytes())
-	require.ErrorIs(t, s.add(group(99)), errSpoolFull) // both files count
-
-	// The process is killed while it writes: what is cut off was not kept.
-	require.NoError(t, s.close())
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "clicks.spool"), []byte("\x20\x00\x00\x00half"), 0o600))
-	s, err = openSpool(dir, 2000)
-	require.NoError(t, err)
-	require.NoError(t, s.add(group(100)))
-	got = nil
-	require.NoError(t, s.replay(func(g clickGroup) error { got = append(got, g); return nil }))
-	require.Len(t, got, kept+1)
-	for i := range kept {
-		require.Equal(t, group(i), got[i])
-	}
-	require.Equal(t, group(100), got[kept])
-	require.Zero(t, s.bytes())
-	require.NoError(t, s.replay(func(clickGroup) error { return down })) // there is nothing
-
-	// A record whose bytes have changed ends the file.
-	require.NoError(t, s.add(group(1)))
-	require.NoError(t, s.add(group(2)))
-	file := filepath.Join(dir, "clicks.spool")
-	body, err := os.ReadFile(file)
-	require.NoError(t, err)
-	body[len(body)-3] ^= 1
-	require.NoError(t, os.WriteFile(file, body, 0o600))
-	require.NoError(t, s.close())
-	s, err = openSpool(dir, 2000)
-	require.NoError(t, err)
-	got = nil
-	require.NoError(t, s.replay(func(g clickGroup) error { got = append(got, g); return nil }))
-	require.Equal(t, []clickGroup{group(1)}, got)
-	require.NoError(t, s.close())
-}
-
-func newIDs(t *testing.T) *shard.IDGen {
-	t.Helper()
-	ids, err := shard.NewIDGen(shard.IDConfig{})
-	require.NoError(t, err)
-	return ids
-}
 
 // TestRecorder has a broker that goes away and comes back, and loses answers: every click that was recorded is
 // delivered, in groups with an ID of their own.
 func TestRecorder(t *testing.T) {
-	s, err := openSpool(t.TempDir(), 1<<20)
-	require.NoError(t, err)
-	defer s.close()
+	s := newSpool(t, t.TempDir(), 1<<20)
 	var state atomic.Int64 // 0: there; 1: away; 2: takes, and does not answer
 	var mu sync.Mutex
 	delivered := map[string]int{} // by group
@@ -100,14 +30,14 @@ func TestRecorder(t *testing.T) {
 			return errors.New("away")
 		}
 		mu.Lock()
-		delivered[g.ID] = len(g.Clicks)
+		delivered[g.id()] = len(g.Clicks)
 		groups++
 		mu.Unlock()
 		if state.Load() == 2 {
 			return errors.New("no answer")
 		}
 		return nil
-	}, s, newIDs(t))
+	}, s)
 	var recorded atomic.Int64
 	for i := range 4 {
 		state.Store([]int64{0, 1, 2, 0}[i])
@@ -138,10 +68,8 @@ func TestRecorder(t *testing.T) {
 
 // TestRecorderDrops has neither a broker nor room: nobody waits for that.
 func TestRecorderDrops(t *testing.T) {
-	s, err := openSpool(t.TempDir(), 10)
-	require.NoError(t, err)
-	defer s.close()
-	r := newRecorder(func(context.Context, clickGroup) error { return errors.New("away") }, s, newIDs(t))
+	s := newSpool(t, t.TempDir(), 10)
+	r := newRecorder(func(context.Context, clickGroup) error { return errors.New("away") }, s)
 	defer r.close()
 	for range 5 {
 		require.NoError(t, r.record(context.Background(), click{Code: "abc"}))
@@ -157,26 +85,24 @@ func TestRecorderDrops(t *testing.T) {
 func TestQueue(t *testing.T) {
 	s := newStore(t)
 	dir := t.TempDir()
-	ids := newIDs(t)
 	log := slog.New(slog.DiscardHandler)
 	total := 0
 	for round := range 2 {
-		q, err := openQueue(t.Context(), dir, "")
+		q, err := openQueue(t.Context(), queueConfig{dir: dir, sync: round == 0})
 		require.NoError(t, err)
-		sp, err := openSpool(dir, 1<<20)
-		require.NoError(t, err)
-		r := newRecorder(q.publish, sp, ids)
+		sp := newSpool(t, dir, 1<<20)
+		r := newRecorder(q.publish, sp)
 		var fails atomic.Int64
 		fails.Store(2)
-		c := newCounter(q, func(ctx context.Context, groups []clickGroup) error {
-			if err := s.count(ctx, groups, noon); err != nil {
-				return err
+		c := newCounter(q, func(ctx context.Context, groups []clickGroup) ([]refusal, error) {
+			if refused, err := s.count(ctx, groups, noon); err != nil || len(refused) > 0 {
+				return refused, err
 			}
 			if fails.Add(-1) >= 0 { // counted, and the answer is lost
-				return errors.New("lost")
+				return nil, errors.New("lost")
 			}
-			return nil
-		}, log)
+			return nil, nil
+		}, dir, log)
 		var wg sync.WaitGroup
 		for i := range 300 {
 			wg.Go(func() {
@@ -204,4 +130,148 @@ func TestQueue(t *testing.T) {
 		sum += n.Total
 	}
 	require.EqualValues(t, total, sum)
+}
+
+// TestRefused has a group that the database refuses among others: those are counted, and it is kept aside, as is one that
+// comes later. What is no group at all is thrown away.
+func TestRefused(t *testing.T) {
+	s := newStore(t)
+	for _, db := range s.opened {
+		_, err := db.Exec(`CREATE TRIGGER poison BEFORE INSERT ON clicks WHEN NEW.code = 'poison' BEGIN SELECT RAISE(ABORT, 'it is poison'); END`)
+		require.NoError(t, err)
+	}
+	dir := t.TempDir()
+	q, err := openQueue(t.Context(), queueConfig{dir: dir})
+	require.NoError(t, err)
+	defer q.close()
+	c := newCounter(q, func(ctx context.Context, groups []clickGroup) ([]refusal, error) {
+		return s.count(ctx, groups, noon)
+	}, dir, slog.New(slog.DiscardHandler))
+	defer c.close()
+	counted := func(n int64) func() bool { return func() bool { return total(t, s, "good") == n } }
+	n := uint64(0)
+	publish := func(clicks ...click) {
+		t.Helper()
+		n++
+		require.NoError(t, q.publish(t.Context(), clickGroup{"run", n, clicks}))
+	}
+	for i := range 100 {
+		if i == 50 {
+			publish(click{Code: "poison"}, click{Code: "another"})
+			_, err := q.stream.Publish(t.Context(), clickSubject, []byte("no group"))
+			require.NoError(t, err)
+		}
+		publish(click{Code: "good"})
+	}
+	within(t, 30*time.Second, counted(100))
+	publish(click{Code: "poison"})
+	publish(click{Code: "good"})
+	within(t, 30*time.Second, counted(101))
+	within(t, 60*time.Second, func() bool {
+		n, err := q.depth(t.Context())
+		return err == nil && n == 0 && c.refused.Load() == 3
+	}, "what is refused comes again for ever")
+	body, err := os.ReadFile(c.file())
+	require.NoError(t, err)
+	var lines []uint64
+	for line := range bytes.Lines(body) {
+		var kept struct {
+			Error string
+			Group clickGroup
+		}
+		require.NoError(t, json.Unmarshal(line, &kept))
+		require.Contains(t, kept.Error, "it is poison")
+		require.Equal(t, "run", kept.Group.Run)
+		lines = append(lines, kept.Group.Number)
+	}
+	require.ElementsMatch(t, []uint64{51, 102}, lines)
+	require.EqualValues(t, 1, total(t, s, "another"), "what another shard takes of it is counted") // they are in two shards
+	require.NotEqual(t, s.router.Locate("poison").Shard, s.router.Locate("another").Shard)
+
+	// The file cannot be written: it stays in the queue.
+	require.NoError(t, os.Remove(c.file()))
+	require.NoError(t, os.Mkdir(c.file(), 0o700))
+	publish(click{Code: "poison"})
+	publish(click{Code: "good"})
+	within(t, 30*time.Second, counted(102))
+	within(t, 30*time.Second, func() bool { n, err := q.depth(t.Context()); return err == nil && n == 1 })
+}
+
+// TestCounterClosed closes a counter while it counts. The next one, as in a process that is started again, counts what
+// it had begun with, though the first had counted some of it.
+func TestCounterClosed(t *testing.T) {
+	s := newStore(t)
+	dir := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	q, err := openQueue(t.Context(), queueConfig{dir: dir})
+	require.NoError(t, err)
+	const all = 500
+	for i := range uint64(all) {
+		require.NoError(t, q.publish(t.Context(), clickGroup{"run", i + 1, []click{{Code: "abc"}}}))
+	}
+	counting := make(chan struct{})
+	c := newCounter(q, func(ctx context.Context, groups []clickGroup) ([]refusal, error) {
+		mustCount(t, s, noon, groups[:len(groups)/2]...)
+		close(counting)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}, dir, log)
+	<-counting
+	c.close()
+	require.Positive(t, total(t, s, "abc"))
+	require.Less(t, total(t, s, "abc"), int64(all))
+	q.close()
+	q, err = openQueue(t.Context(), queueConfig{dir: dir})
+	require.NoError(t, err)
+	defer q.close()
+	c = newCounter(q, func(ctx context.Context, groups []clickGroup) ([]refusal, error) {
+		return s.count(ctx, groups, noon)
+	}, dir, log)
+	defer c.close()
+	within(t, 30*time.Second, func() bool { n, err := q.depth(t.Context()); return err == nil && n == 0 })
+	require.EqualValues(t, all, total(t, s, "abc"))
+
+	// What is counted takes no room any more.
+	within(t, 10*time.Second, func() bool {
+		info, err := (*q.groups.Load()).Info(t.Context())
+		return err == nil && info.State.Msgs == 0 && info.State.LastSeq == all
+	})
+}
+
+// TestSync sees that the flag reaches the broker in this process: what it takes is on the disk, unless that is not wanted.
+func TestSync(t *testing.T) {
+	for _, x := range []struct {
+		args   []string
+		always bool
+	}{{nil, true}, {[]string{"-sync"}, true}, {[]string{"-sync=false"}, false}} {
+		s, _, err := parse(append(x.args, "-dir="+t.TempDir()), func(string) string { return "" })
+		require.NoError(t, err)
+		a, err := newApp(t.Context(), s, slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+		config := a.queue.embedded.Load().JetStreamConfig()
+		require.Equal(t, x.always, config.SyncAlways)
+		require.Equal(t, time.Second, config.SyncInterval)
+		a.close(t.Context())
+	}
+}
+
+// TestStreamLimits sees that nothing is thrown away that is not counted: not when it is old, and not when there is no
+// room for more.
+func TestStreamLimits(t *testing.T) {
+	q, err := openQueue(t.Context(), queueConfig{dir: t.TempDir()})
+	require.NoError(t, err)
+	defer q.close()
+	config := (*q.groups.Load()).CachedInfo().Config
+	require.Zero(t, config.MaxAge)
+	require.Equal(t, jetstream.DiscardNew, config.Discard)
+	require.EqualValues(t, -1, config.MaxBytes)
+	require.EqualValues(t, -1, config.MaxMsgs)
+	// An administrator who sets a limit has groups refused then.
+	config.MaxMsgs = 10
+	_, err = q.stream.UpdateStream(t.Context(), config)
+	require.NoError(t, err)
+	for i := range uint64(10) {
+		require.NoError(t, q.publish(t.Context(), clickGroup{"run", i + 1, nil}))
+	}
+	require.Error(t, q.publish(t.Context(), clickGroup{"run", 11, nil}))
 }

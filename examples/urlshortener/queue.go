@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -18,52 +20,61 @@ import (
 
 // A queue is the broker: NATS with JetStream, in this process with files, or elsewhere.
 type queue struct {
-	embedded *natsserver.Server // nil: it is elsewhere
+	config   queueConfig
 	conn     *nats.Conn
 	stream   jetstream.JetStream
+	groups   atomic.Pointer[jetstream.Stream]
 	consumer atomic.Pointer[jetstream.Consumer]
 	unsure   atomic.Bool // whether the broker still has what it needs: it may have come back without its files
+
+	embedded atomic.Pointer[natsserver.Server] // nil: it is elsewhere
+	failed   atomic.Bool                       // it has not taken a group
+}
+
+// A queueConfig says where the broker is.
+type queueConfig struct {
+	dir      string
+	url      string // "": in this process, with its files in dir
+	sync     bool   // what it takes outlasts a power failure, if it is in this process
+	replicas int    // on how many servers what it takes is, if it is elsewhere
 }
 
 const (
 	clickStream     = "CLICKS"
 	clickSubject    = "clicks"
 	counterConsumer = "counter"
-	// keepGroups is for how long a group may be on its way. Whoever forgets that it was counted waits longer.
-	keepGroups = 7 * 24 * time.Hour
 	// ackWait is how long somebody has to count groups, before the broker gives them to another.
 	ackWait = 10 * time.Second
+	// syncEvery is how much a power failure can take if sync is off.
+	syncEvery = time.Second
+	// maxMessage is what the broker must take at once.
+	maxMessage = 1 << 20
 )
 
-// openQueue connects to the broker at url, or starts one in this process, with its files in dir.
-func openQueue(ctx context.Context, dir, url string) (*queue, error) {
-	q := &queue{}
+// openQueue connects to the broker, or starts it in this process.
+func openQueue(ctx context.Context, c queueConfig) (*queue, error) {
+	q := &queue{config: c}
 	options := []nats.Option{
 		nats.Name("urlshortener"), nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond),
 		nats.ReconnectHandler(func(*nats.Conn) { q.unsure.Store(true) }),
 	}
-	if url == "" {
-		s, err := natsserver.NewServer(&natsserver.Options{
-			ServerName: "urlshortener", DontListen: true, JetStream: true, StoreDir: filepath.Join(dir, "nats"), NoSigs: true,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("the embedded broker cannot be started: %w", err)
+	if c.url == "" {
+		if err := q.start(); err != nil {
+			return nil, err
 		}
-		s.Start()
-		if !s.ReadyForConnections(10 * time.Second) {
-			s.Shutdown()
-			return nil, errors.New("the embedded broker does not start")
-		}
-		q.embedded = s
-		options = append(options, nats.InProcessServer(s))
+		options = append(options, nats.InProcessServer(q))
 	}
 	var err error
-	if q.conn, err = nats.Connect(url, options...); err != nil {
+	if q.conn, err = nats.Connect(c.url, options...); err != nil {
 		q.close()
 		return nil, fmt.Errorf("the broker of -nats does not answer: %w", err)
 	}
+	if n := q.conn.MaxPayload(); n < maxMessage {
+		q.close()
+		return nil, fmt.Errorf("the broker of -nats takes messages of %d bytes at most, and must take %d: set its max_payload", n, maxMessage)
+	}
 	q.stream, err = jetstream.New(q.conn)
-	if err == nil && q.embedded != nil {
+	if err == nil && c.url == "" {
 		// Nobody else takes groups from it: what a process that was killed had taken can come at once.
 		if err = q.stream.DeleteConsumer(ctx, clickStream, counterConsumer); errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 			err = nil
@@ -79,21 +90,92 @@ func openQueue(ctx context.Context, dir, url string) (*queue, error) {
 	return q, nil
 }
 
-// prepare makes what the broker needs, or finds it there.
-func (q *queue) prepare(ctx context.Context) (err error) {
-	if _, err = q.stream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: clickStream, Subjects: []string{clickSubject}, Storage: jetstream.FileStorage,
-		Retention: jetstream.WorkQueuePolicy, MaxAge: keepGroups, Duplicates: 2 * time.Minute,
-	}); err != nil {
+// options returns what the broker in this process is to do.
+func (c queueConfig) options() *natsserver.Options {
+	return &natsserver.Options{
+		ServerName: "urlshortener", DontListen: true, JetStream: true, StoreDir: filepath.Join(c.dir, "nats"), NoSigs: true,
+		SyncAlways: c.sync, SyncInterval: syncEvery,
+	}
+}
+
+// start starts the broker in this process.
+func (q *queue) start() error {
+	s, err := natsserver.NewServer(q.config.options())
+	if err != nil {
+		return fmt.Errorf("the embedded broker cannot be started: %w", err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(10 * time.Second) {
+		s.Shutdown()
+		return errors.New("the embedded broker does not start")
+	}
+	q.embedded.Store(s)
+	return nil
+}
+
+// InProcessConn connects to the broker in this process, which may be another than that before.
+func (q *queue) InProcessConn() (net.Conn, error) { return q.embedded.Load().InProcessConn() }
+
+// revive restarts a broker in this process that takes nothing any more: when it could not write to its files once, as
+// the disk was full, it does not try again. Before, there must be room.
+func (q *queue) revive(log *slog.Logger) {
+	if q.config.url != "" || !q.failed.Swap(false) {
+		return
+	}
+	old := q.embedded.Load()
+	health := old.Healthz(nil)
+	if health.Error == "" {
+		return
+	}
+	if err := tryDisk(q.config.dir); err != nil {
+		log.Warn("the broker takes no clicks, and neither does the disk", "broker", health.Error, "error", err)
+		return
+	}
+	log.Warn("the broker takes no clicks, and is restarted", "broker", health.Error)
+	old.Shutdown()
+	old.WaitForShutdown()
+	if err := q.start(); err != nil {
+		log.Error("the broker cannot be restarted", "error", err)
+		q.failed.Store(true)
+	}
+	q.unsure.Store(true)
+}
+
+// tryDisk returns an error if a megabyte cannot be written to a directory.
+func tryDisk(dir string) error {
+	f, err := os.CreateTemp(dir, "room")
+	if err != nil {
 		return err
 	}
-	consumer, err := q.stream.CreateOrUpdateConsumer(ctx, clickStream, jetstream.ConsumerConfig{
+	_, err = f.Write(make([]byte, 1<<20))
+	return errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
+}
+
+// prepare makes what the broker needs, or finds it there. A group stays in the stream until it is counted, however long
+// that takes; if there is no room for more, the broker takes none, and throws away nothing.
+func (q *queue) prepare(ctx context.Context) error {
+	// Taking away each group by itself is a write for each of them, which waits for the disk, as do groups that come
+	// meanwhile. If nobody else counts what is there, this process knows what is counted, and takes it away together.
+	retention := jetstream.WorkQueuePolicy
+	if q.config.url == "" {
+		retention = jetstream.LimitsPolicy
+	}
+	groups, err := q.stream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: clickStream, Subjects: []string{clickSubject}, Storage: jetstream.FileStorage, Replicas: max(q.config.replicas, 1),
+		Retention: retention, Discard: jetstream.DiscardNew, Duplicates: 2 * time.Minute,
+	})
+	if err != nil {
+		return err
+	}
+	consumer, err := groups.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
 		Durable: counterConsumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxAckPending: 5 * fetchGroups,
 	})
-	if err == nil {
-		q.consumer.Store(&consumer)
+	if err != nil {
+		return err
 	}
-	return err
+	q.groups.Store(&groups)
+	q.consumer.Store(&consumer)
+	return nil
 }
 
 // publish returns nil when the broker has the group in its file.
@@ -105,9 +187,12 @@ func (q *queue) publish(ctx context.Context, g clickGroup) error {
 	if !q.conn.IsConnected() {
 		return nats.ErrConnectionClosed // at once, and not when the time is over
 	}
-	_, err = q.stream.Publish(ctx, clickSubject, body, jetstream.WithMsgID(g.ID), jetstream.WithRetryAttempts(0))
+	_, err = q.stream.Publish(ctx, clickSubject, body, jetstream.WithMsgID(g.id()), jetstream.WithRetryAttempts(0))
 	if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
 		q.unsure.Store(true)
+	}
+	if err != nil {
+		q.failed.Store(true)
 	}
 	return err
 }
@@ -126,33 +211,48 @@ func (q *queue) close() {
 		_ = q.conn.FlushTimeout(time.Second) // what was done is told, or it comes again
 		q.conn.Close()
 	}
-	if q.embedded != nil {
-		q.embedded.Shutdown()
-		q.embedded.WaitForShutdown()
+	if s := q.embedded.Load(); s != nil {
+		s.Shutdown()
+		s.WaitForShutdown()
 	}
 }
 
 // A counter takes groups from the queue, many at a time, counts them, and then tells the broker that they are done. If
-// anything goes wrong in between, they come again.
+// anything goes wrong in between, they come again. A group that the database refuses, and no other, keeps none of those
+// from being counted; when it was refused often enough, it goes into a file.
 type counter struct {
 	queue *queue
-	count func(context.Context, []clickGroup) error
+	count func(context.Context, []clickGroup) ([]refusal, error)
+	dir   string // of the file
 	log   *slog.Logger
-	done  sync.WaitGroup
+	jobs  sync.WaitGroup
 	stop  context.CancelFunc
+
+	// Of a broker in this process: all up to floor are done with, as are those behind it that are in done, and those up to
+	// discarded are not in the stream any more. They are the broker's numbers, without a gap, from the first that it has.
+	begun            bool
+	floor, discarded uint64
+	done             map[uint64]bool
+
+	refusals map[string]int // how often groups were refused, by ID
+	refused  atomic.Int64   // clicks in the file, of this process
 }
 
 const (
 	fetchGroups = 1000
 	fetchWait   = 500 * time.Millisecond // what is counted together takes fewer writes
 	retryWait   = 500 * time.Millisecond
+	// maxRefusals is how often a group is refused before it goes into the file; each time it waits twice as long.
+	maxRefusals = 4
+	refusedFile = "clicks.refused"
 )
 
-func newCounter(q *queue, count func(context.Context, []clickGroup) error, log *slog.Logger) *counter {
+func newCounter(q *queue, count func(context.Context, []clickGroup) ([]refusal, error), dir string, log *slog.Logger) *counter {
 	ctx, stop := context.WithCancel(context.Background())
-	c := &counter{queue: q, count: count, log: log, stop: stop}
-	c.done.Go(func() {
+	c := &counter{queue: q, count: count, dir: dir, log: log, stop: stop, refusals: map[string]int{}, done: map[uint64]bool{}}
+	c.jobs.Go(func() {
 		for failing := false; ctx.Err() == nil; {
+			q.revive(log)
 			if q.conn.IsConnected() && q.unsure.Swap(false) {
 				c.mend(ctx)
 			}
@@ -192,6 +292,12 @@ func (c *counter) mend(ctx context.Context) {
 
 // some counts what is there, or waits a while for something.
 func (c *counter) some(ctx context.Context) error {
+	if c.floor > c.discarded {
+		if err := (*c.queue.groups.Load()).Purge(ctx, jetstream.WithPurgeSequence(c.floor+1)); err != nil {
+			return err
+		}
+		c.discarded = c.floor
+	}
 	batch, err := (*c.queue.consumer.Load()).Fetch(fetchGroups, jetstream.FetchMaxWait(fetchWait))
 	if err != nil {
 		return err
@@ -199,10 +305,13 @@ func (c *counter) some(ctx context.Context) error {
 	var groups []clickGroup
 	var messages []jetstream.Msg
 	for m := range batch.Messages() {
+		if meta, err := m.Metadata(); err == nil && !c.begun { // it is the first that there is
+			c.begun, c.floor, c.discarded = true, meta.Sequence.Stream-1, meta.Sequence.Stream-1
+		}
 		var g clickGroup
-		if err := json.Unmarshal(m.Data(), &g); err != nil || g.ID == "" {
+		if err := json.Unmarshal(m.Data(), &g); err != nil || g.Run == "" || g.Number == 0 {
 			c.log.Error("a message that is no group of clicks is thrown away", "error", err, "bytes", len(m.Data()))
-			_ = m.Term()
+			_ = c.settle(m)
 			continue
 		}
 		groups, messages = append(groups, g), append(messages, m)
@@ -213,22 +322,94 @@ func (c *counter) some(ctx context.Context) error {
 	if len(groups) == 0 {
 		return nil
 	}
-	if err := c.count(ctx, groups); err != nil {
+	refused, err := c.count(ctx, groups)
+	if err != nil {
 		for _, m := range messages {
 			_ = m.NakWithDelay(retryWait)
 		}
 		return err
 	}
-	for _, m := range messages {
-		if err := m.Ack(); err != nil { // it comes again, and is passed over
+	why := map[string]error{}
+	for _, r := range refused {
+		why[r.group.id()] = r.err
+	}
+	for i, m := range messages {
+		if err := why[groups[i].id()]; err != nil {
+			c.refuse(m, groups[i], err)
+			continue
+		}
+		delete(c.refusals, groups[i].id())
+		if err := c.settle(m); err != nil { // it comes again, and is passed over
 			return err
 		}
 	}
 	return nil
 }
 
+// settle tells the broker that a group is done with.
+func (c *counter) settle(m jetstream.Msg) error {
+	if err := m.Ack(); err != nil || c.queue.config.url != "" {
+		return err
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	if meta.Sequence.Stream > c.floor {
+		c.done[meta.Sequence.Stream] = true
+	}
+	for c.done[c.floor+1] {
+		c.floor++
+		delete(c.done, c.floor)
+	}
+	return nil
+}
+
+// refuse has a group that the database refuses come again later, or puts it into the file.
+func (c *counter) refuse(m jetstream.Msg, g clickGroup, why error) {
+	n := c.refusals[g.id()] + 1
+	if n < maxRefusals {
+		c.refusals[g.id()] = n
+		_ = m.NakWithDelay(retryWait << (n - 1))
+		return
+	}
+	if err := c.setAside(g, why); err != nil {
+		c.log.Error("clicks that the database refuses stay in the queue", "error", err)
+		_ = m.NakWithDelay(time.Minute)
+		return
+	}
+	c.log.Error("clicks that the database refuses are kept aside, and not counted", "group", g.id(), "clicks", len(g.Clicks), "file", c.file(), "error", why)
+	c.refused.Add(int64(len(g.Clicks)))
+	delete(c.refusals, g.id())
+	_ = c.settle(m)
+}
+
+func (c *counter) file() string { return filepath.Join(c.dir, refusedFile) }
+
+// setAside writes a group to the file, as a line of JSON.
+func (c *counter) setAside(g clickGroup, why error) error {
+	line, err := json.Marshal(struct {
+		Error string     `json:"error"`
+		Group clickGroup `json:"group"`
+	}{why.Error(), g})
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(c.file(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(append(line, '\n')); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = syncDir(c.dir)
+	}
+	return err
+}
+
 // close returns when no group is being counted any more.
 func (c *counter) close() {
 	c.stop()
-	c.done.Wait()
+	c.jobs.Wait()
 }

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/sysblocks/sysblocks/shard"
 )
 
 // A recorder takes down clicks, many at a time: those that come while a group is being published go together into the
@@ -18,8 +16,8 @@ import (
 type recorder struct {
 	publish func(context.Context, clickGroup) error // returns nil when the broker has it
 	spool   *spool
-	ids     *shard.IDGen
-	start   string // of this process: what it was started with, to tell its groups from those of any other
+	run     string // its name, which no other recorder has, in this process or any other
+	groups  uint64 // that were numbered. Only keep uses it: a number is never given twice, whatever becomes of its group.
 
 	mu      sync.Mutex
 	pending []click
@@ -41,19 +39,22 @@ const (
 	// must stay below the broker's limit, which is 1 MiB.
 	maxGroup  = 768 << 10
 	maxClicks = 4096
+	// maxPending is how many clicks may wait. There are more only if groups are recorded more slowly than clicks come: who
+	// waited for one of them has gone away.
+	maxPending = 64 * maxClicks
 	// publishTimeout is how long the broker has to take a group; after that the spool takes it.
-	publishTimeout = 250 * time.Millisecond
+	publishTimeout = 500 * time.Millisecond
 	// replayEvery is how often it is looked whether the broker is back.
 	replayEvery = 250 * time.Millisecond
 )
 
-func newRecorder(publish func(context.Context, clickGroup) error, spool *spool, ids *shard.IDGen) *recorder {
+func newRecorder(publish func(context.Context, clickGroup) error, spool *spool) *recorder {
 	r := &recorder{
-		publish: publish, spool: spool, ids: ids, start: rand.Text()[:12],
+		publish: publish, spool: spool, run: rand.Text(),
 		waiters: make(chan struct{}), wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	r.away.Store(spool.bytes() > 0) // what is there from before comes first
-	r.done.Go(r.run)
+	r.done.Go(r.work)
 	r.done.Go(r.replay)
 	return r
 }
@@ -65,10 +66,15 @@ func (r *recorder) record(ctx context.Context, c click) error {
 		r.mu.Unlock()
 		return errors.New("the recorder is closed")
 	}
+	r.clicked.Add(1)
+	if len(r.pending) >= maxPending {
+		r.mu.Unlock()
+		r.dropped.Add(1)
+		return nil
+	}
 	r.pending = append(r.pending, c)
 	recorded := r.waiters
 	r.mu.Unlock()
-	r.clicked.Add(1)
 	select {
 	case r.wake <- struct{}{}:
 	default: // it is awake, or will be
@@ -81,8 +87,8 @@ func (r *recorder) record(ctx context.Context, c click) error {
 	}
 }
 
-// run records what is pending, until close is called and nothing is.
-func (r *recorder) run() {
+// work records what is pending, until close is called and nothing is.
+func (r *recorder) work() {
 	for {
 		select {
 		case <-r.wake:
@@ -127,21 +133,11 @@ func groupLength(clicks []click) int {
 	return len(clicks)
 }
 
-// id returns an ID that no group ever had. Those of a time are beside each other, which makes it cheap to look for
-// them in a table. It must not be another's even if two processes have the same number by mistake, or the clock is
-// set back, as the clicks of the second would be lost: so there is something random in it.
-func (r *recorder) id() string {
-	id, err := r.ids.Next(context.Background())
-	if err != nil { // the clock was set back, by more than a little: then without a time
-		return rand.Text()
-	}
-	return shard.Base62(uint64(id)) + "-" + r.start
-}
-
 // keep gives a group to the broker, or if that does not take it, to the spool.
 func (r *recorder) keep(clicks []click) {
 	n := int64(len(clicks))
-	g := clickGroup{ID: r.id(), Clicks: clicks}
+	r.groups++
+	g := clickGroup{Run: r.run, Number: r.groups, Clicks: clicks}
 	if !r.away.Load() {
 		ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
 		err := r.publish(ctx, g)
@@ -173,6 +169,11 @@ func (r *recorder) replay() {
 			continue
 		}
 		err := r.spool.replay(func(g clickGroup) error {
+			select {
+			case <-r.stop: // the rest comes when the process is started again
+				return errors.New("the recorder is closed")
+			default:
+			}
 			ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
 			defer cancel()
 			// It is back with the first that it takes: if more were put into the spool until all were delivered, there

@@ -4,15 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/sysblocks/sysblocks/shard"
 )
 
 // However long what comes with a click is, and however it is written in JSON, a group is taken by the broker.
@@ -26,7 +27,7 @@ func TestGroupLength(t *testing.T) {
 	for rest := clicks; len(rest) > 0; groups++ {
 		n := groupLength(rest)
 		require.Positive(t, n)
-		body, err := json.Marshal(clickGroup{ID: strings.Repeat("x", 30), Clicks: rest[:n]})
+		body, err := json.Marshal(clickGroup{Run: strings.Repeat("x", 26), Number: math.MaxUint64, Clicks: rest[:n]})
 		require.NoError(t, err)
 		require.Less(t, len(body), 1<<20)
 		all, rest = all+n, rest[n:]
@@ -37,39 +38,115 @@ func TestGroupLength(t *testing.T) {
 	require.Equal(t, 1, groupLength([]click{{Referrer: strings.Repeat("a", maxGroup)}, {}}))
 }
 
-// Two processes that have the same number by mistake have groups of their own, and so has one whose clock is set back.
-func TestGroupIDs(t *testing.T) {
-	s, err := openSpool(t.TempDir(), 1000)
-	require.NoError(t, err)
-	defer s.close()
-	publish := func(context.Context, clickGroup) error { return nil }
-	a, b := newRecorder(publish, s, newIDs(t)), newRecorder(publish, s, newIDs(t))
-	defer a.close()
-	defer b.close()
-	ids, err := shard.NewIDGen(shard.IDConfig{Mark: brokenMark{}}) // gives no numbers, as if the clock was set back
-	require.NoError(t, err)
-	c := newRecorder(publish, s, ids)
-	defer c.close()
+// A number is given once within a run, whatever becomes of its group, and each recorder has a run of its own.
+func TestGroupNumbers(t *testing.T) {
+	s := newSpool(t, t.TempDir(), 200) // for the first that nobody takes
 	seen := map[string]bool{}
-	for range 1000 {
-		for _, r := range []*recorder{a, b, c} {
-			id := r.id()
-			require.False(t, seen[id])
-			seen[id] = true
+	n := 0
+	publish := func(_ context.Context, g clickGroup) error {
+		require.False(t, seen[g.id()])
+		seen[g.id()] = true
+		if n++; n%3 != 0 {
+			return errors.New("away")
 		}
+		return nil
 	}
+	a, b := newRecorder(publish, s), newRecorder(publish, s)
+	a.close()
+	b.close()
+	require.NotEqual(t, a.run, b.run)
+	for _, r := range []*recorder{a, b} {
+		for range 100 {
+			r.away.Store(false)
+			r.keep([]click{{Code: "abc"}})
+		}
+		require.EqualValues(t, 100, r.groups)
+	}
+	require.Len(t, seen, 200)
+	require.Positive(t, a.dropped.Load())
+	require.Positive(t, a.spooled.Load())
+	require.Positive(t, a.published.Load())
+	require.NoError(t, s.replay(func(g clickGroup) error { require.True(t, seen[g.id()]); return nil }))
 }
 
-type brokenMark struct{}
+// TestBrokerSilent has a broker that takes what it is sent, and does not answer: the first click waits for it, and no
+// other, until the broker has answered again.
+func TestBrokerSilent(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s, err := openSpool(dir, 1<<20, slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+		var silent atomic.Bool
+		silent.Store(true)
+		delivered := 0
+		r := newRecorder(func(ctx context.Context, g clickGroup) error {
+			if silent.Load() {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			delivered += len(g.Clicks)
+			return nil
+		}, s)
+		for i := range 100 {
+			began := time.Now()
+			require.NoError(t, r.record(t.Context(), click{Code: "abc"}))
+			want := groupWait
+			if i == 0 {
+				want += publishTimeout
+			}
+			require.LessOrEqual(t, time.Since(began), want)
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.EqualValues(t, 100, r.spooled.Load())
+		silent.Store(false)
+		time.Sleep(2 * (replayEvery + publishTimeout))
+		require.Zero(t, s.bytes())
+		require.NoError(t, r.record(t.Context(), click{Code: "abc"}))
+		require.EqualValues(t, 1, r.published.Load())
+		r.close()
+		require.Equal(t, 101, delivered)
+		require.NoError(t, s.close())
+	})
+}
 
-func (brokenMark) LoadMark(context.Context) (int64, error) { return 0, errors.New("no") }
-func (brokenMark) SaveMark(context.Context, int64) error   { return errors.New("no") }
+// TestBrokerSlow has a broker that takes a group just in time, and clicks that come faster: they take no more memory
+// than they may, and what there is no room for is counted as dropped.
+func TestBrokerSlow(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s, err := openSpool(dir, 1<<20, slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+		delivered, longest := 0, 0
+		r := newRecorder(func(_ context.Context, g clickGroup) error {
+			time.Sleep(publishTimeout - time.Millisecond)
+			delivered, longest = delivered+len(g.Clicks), max(longest, len(g.Clicks))
+			return nil
+		}, s)
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		const all = 3 * maxPending
+		for i := range all {
+			_ = r.record(gone, click{Code: "abc"})
+			if i%(all/3) == 0 {
+				time.Sleep(time.Second)
+			}
+		}
+		r.mu.Lock()
+		require.LessOrEqual(t, len(r.pending), maxPending)
+		r.mu.Unlock()
+		require.Positive(t, r.dropped.Load())
+		r.close()
+		require.EqualValues(t, all, r.clicked.Load())
+		require.EqualValues(t, all-r.dropped.Load(), delivered)
+		require.EqualValues(t, delivered, r.published.Load())
+		require.Equal(t, maxClicks, longest)
+		require.NoError(t, s.close())
+	})
+}
 
 // TestReplayUnderLoad has a broker that comes back while clicks go on to come: they do not go through the spool for ever.
 func TestReplayUnderLoad(t *testing.T) {
-	s, err := openSpool(t.TempDir(), 1<<24)
-	require.NoError(t, err)
-	defer s.close()
+	s := newSpool(t, t.TempDir(), 1<<24)
 	var away atomic.Bool
 	away.Store(true)
 	var mu sync.Mutex
@@ -80,9 +157,9 @@ func TestReplayUnderLoad(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		delivered[g.ID] = len(g.Clicks)
+		delivered[g.id()] = len(g.Clicks)
 		return nil
-	}, s, newIDs(t))
+	}, s)
 	ctx, stop := context.WithCancel(t.Context())
 	var clickers sync.WaitGroup
 	var recorded atomic.Int64

@@ -237,16 +237,15 @@ func TestCodesUnavailable(t *testing.T) {
 func TestStale(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(noon)) // IDs cannot be older than their epoch
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		s, err := openStore(ctx, dir, nil)
 		require.NoError(t, err)
-		l, err := newLinks(ctx, s, randomCoder{}, 100, 1000, nil)
+		l, err := newLinks(ctx, s, randomCoder{}, 100, time.Minute, 1000, nil)
 		require.NoError(t, err)
-		sp, err := openSpool(dir, 1000)
+		sp, err := openSpool(dir, 1000, slog.New(slog.DiscardHandler))
 		require.NoError(t, err)
-		rec := newRecorder(func(context.Context, clickGroup) error { return nil }, sp, newIDs(t))
+		rec := newRecorder(func(context.Context, clickGroup) error { return nil }, sp)
 		a := &app{store: s, links: l, spool: sp, recorder: rec}
 		a.server = &server{
 			links: l, recorder: rec, log: slog.New(slog.DiscardHandler), seen: newSeenStatus(),
@@ -268,7 +267,7 @@ func TestStale(t *testing.T) {
 			require.NoError(t, db.Close())
 		}
 		for range 5 {
-			time.Sleep(cacheTTL)
+			time.Sleep(time.Minute)
 			w := get("/" + hot.Code)
 			require.Equal(t, 302, w.Code)
 			require.Equal(t, "https://example.com/hot", w.Header().Get("Location"))

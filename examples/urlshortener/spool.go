@@ -1,65 +1,125 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
 	"sync"
 )
 
-// A spool keeps groups of clicks in a file while the broker is away. A group is on the disk when add returns. Groups
-// that are taken out are put into another file first, so that more can be added meanwhile; if the process ends before
-// all of them are delivered, all are delivered again, which does no harm, as a group is counted once.
+// A spool keeps groups of clicks in files while the broker is away. A group is on the disk when add returns. Files are
+// numbered, and a group is added to the last of them, until that has segmentBytes; they are delivered from the first,
+// each of which is taken away when all of its groups are. If the process ends before that, those of one file are
+// delivered again, which does no harm, as a group is counted once.
 //
-// A record is its length and its CRC-32C, four bytes each with the lowest first, and the group in JSON. The last one of
-// a file may be cut off, if the process was killed while it was written: nobody was told that it is kept.
+// A record is a mark, its length and its CRC-32C, four bytes each with the lowest first, and the group in JSON. The last
+// one of a file may be cut off, if the process was killed while it was written: nobody was told that it is kept. So a
+// file is not added to any more after a restart, nor after an error: a new one is begun. What is damaged in the middle
+// of a file is passed over, up to the next record that is whole; the file is then kept under another name.
 type spool struct {
-	dir string
-	max int64 // bytes of both files together
+	dir    string
+	max    int64 // bytes of all files together
+	log    *slog.Logger
+	create func(name string) (spoolFile, error)
 
-	mu   sync.Mutex
-	file *os.File // what is added to
-	size int64    // of it
-	old  int64    // of the other
+	mu       sync.Mutex
+	segments []*segment // the oldest first
+	out      spoolFile  // of the last one; nil: the next group begins another
+	next     uint64     // its number
+	size     int64      // of all
+
+	// Only replay uses these.
+	offset  int64 // in the first one: how far it is delivered
+	damaged bool  // the first one is
+}
+
+// A segment is a file of a spool.
+type segment struct {
+	path string
+	size int64 // what is to be delivered
+}
+
+// A spoolFile is what a spool needs of a file to add to it.
+type spoolFile interface {
+	WriteAt(b []byte, at int64) (int, error)
+	Sync() error
+	Truncate(size int64) error
+	Close() error
 }
 
 var (
 	errSpoolFull = errors.New("the spool is full")
 	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
+	spoolMark    = []byte("\xc1ick")
 )
 
-const maxRecord = 4 << 20
+const (
+	segmentBytes = 4 << 20
+	maxRecord    = 4 << 20
+	recordHead   = 12
 
-func openSpool(dir string, max int64) (*spool, error) {
-	s := &spool{dir: dir, max: max}
-	f, err := os.OpenFile(s.path("clicks.spool"), os.O_CREATE|os.O_RDWR, 0o600)
+	segmentFormat = "clicks-%020d.spool"
+	damaged       = ".damaged" // is behind the name of a file that is kept aside
+)
+
+// openSpool opens the spool of a directory, with what a process before has left there.
+func openSpool(dir string, max int64, log *slog.Logger) (*spool, error) {
+	s := &spool{dir: dir, max: max, log: log, next: 1, create: func(name string) (spoolFile, error) {
+		return os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	}}
+	entries, err := os.ReadDir(dir) // sorted, and so are the numbers: all are of one length
 	if err != nil {
 		return nil, err
 	}
-	s.file = f
-	// What was cut off must not stand before what comes now.
-	if s.size, err = readSpool(f, func(clickGroup) error { return nil }); err == nil {
-		err = f.Truncate(s.size)
-	}
-	if err == nil {
-		_, err = f.Seek(s.size, io.SeekStart)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if info, err := os.Stat(s.path("clicks.replay")); err == nil {
-		s.old = info.Size()
+	for _, e := range entries {
+		var number uint64
+		name := strings.TrimSuffix(e.Name(), damaged)
+		if _, err := fmt.Sscanf(name, segmentFormat, &number); err != nil || name != fmt.Sprintf(segmentFormat, number) {
+			continue // something else
+		}
+		s.next = number + 1
+		if name != e.Name() {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		size, err := checkSegment(path)
+		if err == nil && size == 0 {
+			err = os.Remove(path)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if size > 0 {
+			s.segments, s.size = append(s.segments, &segment{path, size}), s.size+size
+		}
 	}
 	return s, nil
 }
 
-func (s *spool) path(name string) string { return filepath.Join(s.dir, name) }
+// checkSegment returns how long a file is, or an error if it cannot be read: better now than when the broker is away.
+func checkSegment(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 && info.Mode().IsRegular() {
+		return 0, err
+	}
+	_, err = f.ReadAt(make([]byte, 1), 0)
+	return info.Size(), err
+}
 
 // add keeps a group, or returns an error and has not kept it: errSpoolFull if there is no room.
 func (s *spool) add(g clickGroup) error {
@@ -67,123 +127,219 @@ func (s *spool) add(g clickGroup) error {
 	if err != nil {
 		return err
 	}
-	record := binary.LittleEndian.AppendUint32(nil, uint32(len(body)))
-	record = binary.LittleEndian.AppendUint32(record, crc32.Checksum(body, castagnoli))
-	record = append(record, body...)
+	record := slices.Concat(spoolMark, make([]byte, recordHead-len(spoolMark)), body)
+	binary.LittleEndian.PutUint32(record[4:], uint32(len(body)))
+	binary.LittleEndian.PutUint32(record[8:], crc32.Checksum(body, castagnoli))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(body) > maxRecord || s.size+s.old+int64(len(record)) > s.max {
+	if len(body) > maxRecord || s.size+int64(len(record)) > s.max {
 		return errSpoolFull
 	}
-	if _, err = s.file.Write(record); err == nil {
-		err = s.file.Sync()
-	}
-	if err != nil { // take back what may have been written of it
-		if undo := errors.Join(s.file.Truncate(s.size), seekTo(s.file, s.size)); undo != nil {
-			err = errors.Join(err, undo)
-		}
+	if err := s.beginLocked(); err != nil {
 		return err
 	}
+	last := s.segments[len(s.segments)-1]
+	if _, err = s.out.WriteAt(record, last.size); err == nil {
+		err = s.out.Sync()
+	}
+	if err != nil {
+		return errors.Join(err, s.abandonLocked())
+	}
+	last.size += int64(len(record))
 	s.size += int64(len(record))
 	return nil
 }
 
-func seekTo(f *os.File, at int64) error {
-	_, err := f.Seek(at, io.SeekStart)
+// beginLocked begins a file, if there is none that is to be added to.
+func (s *spool) beginLocked() error {
+	if s.out != nil && s.segments[len(s.segments)-1].size < segmentBytes {
+		return nil
+	}
+	if s.out != nil {
+		_ = s.out.Close() // all of it was synced
+		s.out = nil
+	}
+	name := filepath.Join(s.dir, fmt.Sprintf(segmentFormat, s.next))
+	out, err := s.create(name)
+	if err != nil {
+		return err
+	}
+	if err := syncDir(s.dir); err != nil { // a file that is not in its directory after a power failure is lost
+		return errors.Join(err, out.Close(), os.Remove(name))
+	}
+	s.next++
+	s.segments, s.out = append(s.segments, &segment{path: name}), out
+	return nil
+}
+
+// abandonLocked takes back what may have been written of a record, and has the next one begin another file: after an
+// error nobody knows what of this one will be on the disk. What was synced before stays, and is delivered.
+func (s *spool) abandonLocked() error {
+	last := s.segments[len(s.segments)-1]
+	// If it cannot be cut, something may stand behind the last record. It is not delivered in this run; in a later one
+	// it is if it is whole, which is no harm either.
+	err := errors.Join(s.out.Truncate(last.size), s.out.Close())
+	s.out = nil
+	if last.size == 0 { // or there would be one for each time that the disk is full
+		s.segments = s.segments[:len(s.segments)-1]
+		err = errors.Join(err, os.Remove(last.path))
+	}
 	return err
+}
+
+// syncDir has what is in a directory outlast a power failure.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" { // which has no such thing
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // bytes returns how much is kept.
 func (s *spool) bytes() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.size + s.old
+	return s.size
 }
 
-// replay gives all groups that are kept to deliver, the oldest first, until that returns an error; then all of them
-// stay. It is not to be called by two at the same time.
+// replay gives all groups that are kept to deliver, the oldest first, until that returns an error; the next call goes on
+// with the group that was not delivered. It is not to be called by two at the same time. It returns nil if there is
+// nothing left.
 func (s *spool) replay(deliver func(clickGroup) error) error {
 	for {
-		f, err := os.Open(s.path("clicks.replay"))
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			if more, err := s.rotate(); err != nil || !more {
+		s.mu.Lock()
+		if len(s.segments) == 0 {
+			s.mu.Unlock()
+			return nil
+		}
+		first := *s.segments[0]
+		s.mu.Unlock()
+		if err := s.replaySegment(first, deliver); err != nil {
+			return err
+		}
+	}
+}
+
+// replaySegment delivers what is in the first file.
+func (s *spool) replaySegment(g segment, deliver func(clickGroup) error) error {
+	body, err := readFrom(g.path, s.offset, g.size)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		s.log.Error("a file of the spool has disappeared", "file", g.path)
+		return s.finish(func(string) error { return nil })
+	case err != nil: // those behind it need not wait for it
+		s.log.Error("a file of the spool cannot be read, and is kept aside", "file", g.path, "error", err)
+		return s.finish(setAside)
+	}
+	for len(body) > 0 {
+		group, length, ok := readRecord(body)
+		if ok {
+			if err := deliver(group); err != nil {
 				return err
 			}
-			continue
-		case err != nil:
-			return err
+		} else if length = nextRecord(body); length == len(body) {
+			s.log.Warn("the end of a file of the spool is no group that was kept", "file", g.path, "bytes", length)
+		} else {
+			s.log.Error("a file of the spool is damaged, and is kept aside; what is behind the damage is delivered",
+				"file", g.path, "at", s.offset, "bytes", length)
+			s.damaged = true
 		}
-		_, err = readSpool(f, deliver)
-		_ = f.Close()
-		if err != nil {
-			return err
-		}
-		if err := os.Remove(s.path("clicks.replay")); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		s.old = 0
-		s.mu.Unlock()
+		s.offset += int64(length)
+		body = body[length:]
 	}
+	s.mu.Lock()
+	more := s.segments[0].size > g.size // was added meanwhile
+	s.mu.Unlock()
+	switch {
+	case more:
+		return nil
+	case s.damaged:
+		return s.finish(setAside)
+	}
+	return s.finish(os.Remove)
 }
 
-// rotate makes what was added so far what is delivered next. It reports whether there is anything.
-func (s *spool) rotate() (bool, error) {
+// finish does away with the first file.
+func (s *spool) finish(away func(path string) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.size == 0 {
-		return false, nil
+	first := s.segments[0]
+	if len(s.segments) == 1 && s.out != nil {
+		_ = s.out.Close() // all of it was synced
+		s.out = nil
 	}
-	if err := os.Rename(s.path("clicks.spool"), s.path("clicks.replay")); err != nil {
-		return false, err
+	if err := away(first.path); err != nil {
+		return err
 	}
-	fresh, err := os.OpenFile(s.path("clicks.spool"), os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
-	if err != nil { // go on with the old file, under its old name
-		return false, errors.Join(err, os.Rename(s.path("clicks.replay"), s.path("clicks.spool")))
-	}
-	_ = s.file.Close() // all of it was synced
-	s.file, s.old, s.size = fresh, s.size, 0
-	return true, nil
+	s.segments, s.size = s.segments[1:], s.size-first.size
+	s.offset, s.damaged = 0, false
+	return nil
 }
 
+// setAside keeps a file under a name by which it is not delivered again.
+func setAside(path string) error { return os.Rename(path, path+damaged) }
+
+// readFrom returns what is in a file from one offset to another, or to its end.
+func readFrom(path string, from, to int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	body := make([]byte, to-from)
+	n, err := f.ReadAt(body, from)
+	if err != nil && n < len(body) {
+		if info, bad := f.Stat(); bad == nil && info.Size() == from+int64(n) {
+			err = nil // it is shorter than it was
+		}
+		return body[:n], err
+	}
+	return body, nil
+}
+
+// readRecord returns the group that a record at the beginning of some bytes has, and its length.
+func readRecord(b []byte) (g clickGroup, length int, ok bool) {
+	if len(b) < recordHead || !bytes.HasPrefix(b, spoolMark) {
+		return g, 0, false
+	}
+	size := binary.LittleEndian.Uint32(b[4:])
+	if size > maxRecord || len(b) < recordHead+int(size) {
+		return g, 0, false
+	}
+	body := b[recordHead : recordHead+int(size)]
+	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(b[8:]) || json.Unmarshal(body, &g) != nil {
+		return g, 0, false
+	}
+	return g, recordHead + int(size), true
+}
+
+// nextRecord returns where the next whole record begins, behind the first byte: at the end if there is none.
+func nextRecord(b []byte) int {
+	for at := 1; at < len(b); at++ {
+		i := bytes.Index(b[at:], spoolMark)
+		if i < 0 {
+			break
+		}
+		at += i
+		if _, _, ok := readRecord(b[at:]); ok {
+			return at
+		}
+	}
+	return len(b)
+}
+
+// close ends adding. What is kept stays.
 func (s *spool) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.file.Close()
-}
-
-// readSpool gives the groups of a file to deliver, and returns how many bytes of it are whole records.
-func readSpool(f io.Reader, deliver func(clickGroup) error) (int64, error) {
-	in := bufio.NewReader(f)
-	var whole int64
-	for {
-		var head [8]byte
-		if _, err := io.ReadFull(in, head[:]); err != nil {
-			return whole, endOfSpool(err)
-		}
-		length := binary.LittleEndian.Uint32(head[:])
-		if length > maxRecord {
-			return whole, nil // the end, and not what was written
-		}
-		body := make([]byte, length)
-		if _, err := io.ReadFull(in, body); err != nil {
-			return whole, endOfSpool(err)
-		}
-		var g clickGroup
-		if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(head[4:]) || json.Unmarshal(body, &g) != nil {
-			return whole, nil
-		}
-		if err := deliver(g); err != nil {
-			return whole, err
-		}
-		whole += int64(len(head)) + int64(length)
-	}
-}
-
-func endOfSpool(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if s.out == nil {
 		return nil
 	}
-	return fmt.Errorf("the spool cannot be read: %w", err)
+	err := s.out.Close()
+	s.out = nil
+	return err
 }
