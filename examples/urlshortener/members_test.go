@@ -171,9 +171,9 @@ func TestMembersFail(t *testing.T) {
 	taken := errors.New("taken")
 	require.ErrorIs(t, a.make(t.Context(), "x", func() error { return taken }), taken)
 
-	a.mu.Lock()
+	a.members.mu.Lock()
 	a.hear(member{ID: "dead", In: true}, time.Now())
-	a.mu.Unlock()
+	a.members.mu.Unlock()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	err := a.make(ctx, "y", func() error { rows.Store("y", true); return nil })
@@ -183,4 +183,55 @@ func TestMembersFail(t *testing.T) {
 	require.False(t, there)
 	require.NoError(t, a.insert("z")) // when its time is over
 	require.Len(t, a.list(), 1)
+}
+
+// TestContact has contact begin anew when messages may have been lost, however quickly the connection was made again, and
+// when the clock says that it was over, though nothing has failed.
+func TestContact(t *testing.T) {
+	a := newFakeProcess(t, newBroker(t), "a", new(sync.Map))
+	for _, interrupt := range []func(){
+		func() { require.NoError(t, a.conn.ForceReconnect()) },
+		func() {
+			a.members.mu.Lock()
+			defer a.members.mu.Unlock()
+			a.horizon = a.horizon.Add(-trustTime)
+		},
+	} {
+		require.Eventually(t, a.fresh, 20*time.Second, time.Millisecond)
+		before := a.period()
+		contact, err := a.present(t.Context())
+		require.NoError(t, err)
+		interrupt()
+		require.Eventually(t, func() bool { return a.still(contact) != nil && a.period() != before }, 20*time.Second, time.Millisecond)
+		require.ErrorIs(t, a.still(contact), errUntold)
+		require.Eventually(t, a.fresh, 20*time.Second, time.Millisecond)
+		require.Greater(t, a.period(), before)
+		require.ErrorIs(t, a.still(contact), errUntold)
+	}
+}
+
+// TestSlowMember has a process whose beats come seldom, but not too seldom: who begins makes no links before it has heard it.
+func TestSlowMember(t *testing.T) {
+	broker := newBroker(t)
+	conn, err := nats.Connect("", nats.InProcessServer(broker))
+	require.NoError(t, err)
+	defer conn.Close()
+	a := newFakeProcess(t, broker, "a", new(sync.Map))
+	began := time.Now()
+	for n := uint64(1); ; n++ {
+		a.members.mu.Lock()
+		present, known := a.presentLocked(), a.others["slow"] != nil
+		a.members.mu.Unlock()
+		require.True(t, known || !present)
+		if present {
+			break
+		}
+		if time.Since(began) > trustTime/2 { // the first one was just before
+			require.NoError(t, conn.Publish(testCluster.subject(beatKind), testCluster.seal(beatKind, member{ID: "slow", Number: n, In: true})))
+			require.NoError(t, conn.Flush())
+			began = time.Now()
+		}
+		require.Less(t, n, uint64(100_000))
+		time.Sleep(time.Millisecond)
+	}
 }
