@@ -280,6 +280,9 @@ func TestClassicFPR(t *testing.T) {
 	const n = 30_000
 	for _, p := range []float64{0.1, 0.01, 0.001, 0.0001} {
 		tests := max(1_000_000, 1000/p)
+		if briefRates() {
+			tests /= 10
+		}
 		f, err := NewClassic[uint64](Config[uint64]{N: n, FPR: p})
 		require.NoError(t, err)
 		r := rand.New(rand.NewPCG(1, math.Float64bits(p)))

@@ -62,7 +62,7 @@ func TestCuckooModel(t *testing.T) {
 		"few":      Func(2, func(k int) uint64 { return uint64(k % 3) }),
 	}
 	steps := 250
-	if testing.Short() {
+	if brief() {
 		steps = 100
 	}
 	for name, hash := range hashes {
@@ -204,7 +204,7 @@ func TestCuckooFits(t *testing.T) {
 	for n := range uint64(300) {
 		sizes[n+1] = 10
 	}
-	if testing.Short() {
+	if brief() {
 		delete(sizes, 1_000_000)
 	}
 	for n, seeds := range sizes {
@@ -228,7 +228,7 @@ func TestCuckooFits(t *testing.T) {
 func TestCuckooFPR(t *testing.T) {
 	const n = 20_000
 	tries := uint64(1_000_000)
-	if testing.Short() {
+	if briefRates() {
 		tries /= 10
 	}
 	for _, p := range []float64{0.1, 0.01, 0.001, 0.0001} {
@@ -256,7 +256,7 @@ func TestCuckooFPR(t *testing.T) {
 				p, kind, found[i]/float64(tries), integers.EstimatedFPR(), float64(integers.Bits())/n)
 			require.LessOrEqual(t, found[i], want+5*math.Sqrt(want), "%v, %s", p, kind)
 			require.GreaterOrEqual(t, found[i], want*0.97-5*math.Sqrt(want), "%v, %s", p, kind)
-			if !testing.Short() {
+			if !briefRates() {
 				require.LessOrEqual(t, found[i], 1.05*p*float64(tries), "%v, %s", p, kind)
 			}
 		}

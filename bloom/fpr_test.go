@@ -18,8 +18,12 @@ var (
 // underRace says that the race detector is there; see race_test.go.
 var underRace bool
 
-// brief reports whether the tests that only compute are to be short.
+// brief reports whether the tests that only compute, in one goroutine, are to be short.
 func brief() bool { return testing.Short() || underRace }
+
+// briefRates reports whether rates are to be measured with few filters. Where int has 32 bits they are, because that
+// takes twice as long there and nothing that decides a rate depends on it: "make rates" measures all of them.
+func briefRates() bool { return brief() || strconv.IntSize == 32 }
 
 // sequential, random and text are keys of three kinds: number i of the set with the given seed.
 // Numbers from 1<<40 on are never added.
@@ -206,13 +210,13 @@ func TestFPR(t *testing.T) {
 					continue
 				}
 				for n := uint64(1000); n <= uint64(*mostKeys); n *= 10 {
-					if brief() && n > 10_000 {
+					if briefRates() && n > 10_000 || underRace && n > 1000 {
 						break
 					}
 					filters, kinds := 1, 3
 					if n <= 10_000 {
 						filters = 100
-						if brief() {
+						if briefRates() {
 							filters = 5
 						}
 					}
@@ -228,8 +232,11 @@ func TestFPR(t *testing.T) {
 func measureFPR(t *testing.T, m maker, p float64, n uint64, filters, kind int) {
 	// Enough look-ups for the deviation to be some percent, as far as the time allows.
 	most := *mostLookups
-	if brief() {
+	if briefRates() {
 		most /= 10
+	}
+	if underRace {
+		most /= 4
 	}
 	lookups := uint64(min(max(float64(n), 2000/p/float64(filters)), most/float64(filters)))
 	found, looked, estimated := 0.0, 0.0, 0.0
@@ -272,7 +279,7 @@ func measureFPR(t *testing.T, m maker, p float64, n uint64, filters, kind int) {
 	t.Logf("n=%d fpr=%v keys=%s: measured %.4g (%.3f), estimated %.3f, %.2f bits a key", n, p, name, got, got/p, estimated/p, float64(bits)/float64(n))
 	// In the short form there are so few filters that chance in their bits counts.
 	chance := 0.0
-	if brief() {
+	if briefRates() {
 		chance = 0.35 * p
 	}
 	if got > 1.05*p+3*deviation+chance {
@@ -296,7 +303,7 @@ func TestFPRSmall(t *testing.T) {
 		for _, n := range []uint64{1, 2, 3, 10, 50} {
 			const p, lookups = 0.01, 5000
 			filters := 200
-			if brief() {
+			if briefRates() {
 				filters = 20
 			}
 			found := 0.0
@@ -338,12 +345,12 @@ func TestFPRRegular(t *testing.T) {
 	}
 	for name, step := range steps {
 		for _, m := range makers() {
-			if !m.hash || m.factor > 1 || brief() && m.name != "SingleWinner" {
+			if !m.hash || m.factor > 1 || briefRates() && m.name != "SingleWinner" {
 				continue
 			}
 			worst := 0.0
 			seeds := uint64(4)
-			if brief() {
+			if briefRates() {
 				seeds = 1
 			}
 			for seed := range seeds {

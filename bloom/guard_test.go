@@ -91,7 +91,7 @@ func TestGuard(t *testing.T) {
 func TestGuardAbsent(t *testing.T) {
 	const requests = 1_000_000
 	n := 100_000
-	if testing.Short() {
+	if brief() {
 		n = 10_000
 	}
 	g := newGuard(t, uint64(n))

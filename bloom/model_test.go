@@ -226,7 +226,7 @@ func TestModel(t *testing.T) {
 	for i, s := range setups(t, 64, 0.01) {
 		t.Run(s.name, func(t *testing.T) {
 			runs := 60
-			if testing.Short() {
+			if brief() {
 				runs = 10
 			}
 			for seed := range runs {

@@ -92,6 +92,9 @@ func TestRotatingRotate(t *testing.T) {
 		for g := range 3 {
 			wg.Go(func() {
 				for i := g; !stop.Load(); i += 3 {
+					if i&255 < 3 {
+						runtime.Gosched() // or Rotate waits until a time slice of each ends
+					}
 					before := turn.Load()
 					f.Add(i)
 					if !f.Contains(i) && turn.Load() <= before+1 {
