@@ -65,7 +65,13 @@ func ExampleBucket_Wait() {
 	fmt.Println(time.Since(start) >= 20*time.Millisecond)
 
 	// What cannot be in time is refused at once.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	b, err = ratelimit.NewBucket(ratelimit.PerHour(1))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	b.Allow()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err = b.Wait(ctx, 1)
 	fmt.Println(errors.Is(err, ratelimit.ErrWait))
