@@ -102,7 +102,9 @@ func newStranger(t *testing.T, p proxy) stranger {
 		// building the packages under test has put it.
 		"GOPROXY=file://" + p.dir + ",file://" + filepath.Join(host("GOMODCACHE"), "cache", "download"),
 		"GOMODCACHE=" + t.TempDir(),
-		"GOFLAGS=-mod=mod -modcacherw", // so that the cache can be removed
+		// The module cache can be removed, and where it was is not in what is compiled, so that what is the same for
+		// several strangers is compiled once.
+		"GOFLAGS=-mod=mod -modcacherw -trimpath",
 		"GOCACHE=" + host("GOCACHE"),
 		"GOENV=off", "GOSUMDB=off", "GOTOOLCHAIN=local",
 		"GOPRIVATE=", "GONOPROXY=", "GONOSUMDB=",
