@@ -38,9 +38,17 @@ FUZZTIME ?= 30s
 # $(call each,COMMAND) runs COMMAND in every module and stops at the first failure.
 each = for m in $(MODULES); do echo "== $@ .$${m\#$(ROOT)}"; (cd "$$m" && $(1)); done
 
-.PHONY: test quick setup fmt tidy vet lint unit rates servers examples bench-once test32 bench fuzz cover
+.PHONY: test quick setup fmt tidy vet lint unit servers all rates examples bench-once test32 bench fuzz cover
 
-test: setup fmt tidy vet lint unit rates servers examples bench-once test32
+# After each stage stands how long it took.
+test:
+	@all=$$SECONDS
+	for stage in setup fmt tidy vet lint all rates examples bench-once test32; do
+		start=$$SECONDS
+		$(MAKE) --no-print-directory $$stage
+		echo "== $$stage: $$((SECONDS - start)) s"
+	done
+	echo "== test: $$((SECONDS - all)) s"
 
 quick: fmt vet
 	@$(call each,$(ROOT)/scripts/gotest -short -shuffle=on ./...)
@@ -63,11 +71,16 @@ lint:
 unit:
 	@$(call each,$(ROOT)/scripts/gotest -race -shuffle=on ./...)
 
+# The tests of both, unit and servers, in one run, which builds each package's tests once.
+all:
+	@scripts/need $(SERVERS)
+	$(call each,$(ROOT)/scripts/gotest -race -shuffle=on -tags=servers ./...)
+
 # What is measured with hundreds of filters, or a million requests, takes the race detector, which finds nothing in
 # it, ten minutes; there it runs in a short form.
 rates:
 	@echo "== $@ . ./examples"
-	go test -run=FPR ./bloom
+	go test -vet=off -run=FPR ./bloom
 	cd examples && go test -run='^TestAbsentCodes$$' ./urlshortener
 
 servers:
