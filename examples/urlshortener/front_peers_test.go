@@ -47,10 +47,10 @@ func TestFrontOfPeers(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 
 	processes, dirs := make([]*process, 3), []string{t.TempDir(), t.TempDir(), t.TempDir()}
-	start := func(i int, addr string) {
+	start := func(i int, addr string, more ...string) {
 		t.Helper()
-		processes[i] = startProcess(t, "-dir="+dirs[i], "-dsn="+urls[0], "-dsn="+urls[1], "-nats="+broker.url, "-addr="+addr,
-			"-peers", "-trusted-proxies=127.0.0.1")
+		processes[i] = startProcess(t, append(more, "-dir="+dirs[i], "-dsn="+urls[0], "-dsn="+urls[1], "-nats="+broker.url, "-addr="+addr,
+			"-peers", "-trusted-proxies=127.0.0.1")...)
 	}
 	ready := func(i int) {
 		t.Helper()
@@ -155,6 +155,22 @@ func TestFrontOfPeers(t *testing.T) {
 		_, err := c.follow(t.Context(), l)
 		require.NoError(t, err, l)
 	}
+
+	// One that is to end is left alone before it takes no more.
+	processes[2].signal(t, syscall.SIGTERM)
+	start(2, processes[2].base.Host, "-drain-delay=1h")
+	ready(2)
+	alive(3)
+	processes[2].Signal(t, syscall.SIGTERM)
+	alive(2)
+	resp, _ = get(t, processes[2], "/readyz")
+	require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+	resp, _ = get(t, processes[2], "/"+made[0].Code)
+	require.Equal(t, http.StatusFound, resp.StatusCode)
+	processes[2].signal(t, syscall.SIGTERM) // who asks twice does not want to wait
+	start(2, processes[2].base.Host)
+	ready(2)
+	alive(3)
 
 	// The broker goes for longer than a process is given: links are followed, as the front knows where.
 	g.readOnly = true
