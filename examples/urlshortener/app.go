@@ -57,15 +57,19 @@ func newApp(ctx context.Context, s settings, log *slog.Logger) (a *app, err erro
 	if a.lock, err = lockDir(s.dir); err != nil {
 		return a, err
 	}
-	if s.redis != "" {
-		if a.shared, err = openShared(ctx, s.redis, s.replicas); err != nil {
-			return a, err
-		}
-	}
 	if a.store, err = openStore(ctx, s.dir, s.dsns); err != nil {
 		return a, err
 	}
-	if a.queue, err = openQueue(ctx, queueConfig{dir: s.dir, url: s.nats, sync: s.sync, replicas: s.natsReplicas}); err != nil {
+	cluster, err := a.store.cluster(ctx)
+	if err != nil {
+		return a, err
+	}
+	if s.redis != "" {
+		if a.shared, err = openShared(ctx, s.redis, cluster, s.replicas); err != nil {
+			return a, err
+		}
+	}
+	if a.queue, err = openQueue(ctx, queueConfig{name: cluster.name(), dir: s.dir, url: s.nats, sync: s.sync, replicas: s.natsReplicas}); err != nil {
 		return a, err
 	}
 	if a.spool, err = openSpool(s.dir, spoolBytes, log); err != nil {

@@ -9,9 +9,9 @@ import (
 )
 
 // A cluster is what the processes over the same databases have in common, and nobody else has: a secret, which is in
-// the first database. The subjects that they use on the broker follow from it, and so do the codes by which messages
-// are authenticated. So other services may use the same broker, of this kind or any other: they are neither waited for
-// nor believed.
+// the first database. The names follow from it of all that they have on the broker and in Redis, and so do the codes by
+// which messages are authenticated. So other services may use the same servers, of this kind or any other: they are
+// neither waited for nor believed, and their clicks and links are theirs.
 //
 // What it does not keep out is who can read the database, or who has heard messages and sends them once more.
 type cluster struct {
@@ -40,10 +40,11 @@ func (c cluster) mac(parts ...string) []byte {
 	return h.Sum(nil)
 }
 
+// name tells what the processes have, on servers that others use as well, from what others have.
+func (c cluster) name() string { return hex.EncodeToString(c.mac("name")[:8]) }
+
 // subject returns where messages of a kind go.
-func (c cluster) subject(kind string) string {
-	return "urlshortener." + hex.EncodeToString(c.mac("name")[:8]) + "." + kind
-}
+func (c cluster) subject(kind string) string { return "urlshortener." + c.name() + "." + kind }
 
 // seal returns v as a message of a kind.
 func (c cluster) seal(kind string, v any) []byte {

@@ -62,7 +62,7 @@ func TestSpoolDiskFull(t *testing.T) {
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
-	q, err := openQueue(t.Context(), queueConfig{dir: dir, sync: true})
+	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: dir, sync: true})
 	require.NoError(t, err)
 	defer q.close()
 	s := newSpool(t, dir, 4*fileLimit)

@@ -88,7 +88,7 @@ func TestQueue(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	total := 0
 	for round := range 2 {
-		q, err := openQueue(t.Context(), queueConfig{dir: dir, sync: round == 0})
+		q, err := openQueue(t.Context(), queueConfig{name: "test", dir: dir, sync: round == 0})
 		require.NoError(t, err)
 		sp := newSpool(t, dir, 1<<20)
 		r := newRecorder(q.publish, sp)
@@ -141,7 +141,7 @@ func TestRefused(t *testing.T) {
 		require.NoError(t, err)
 	}
 	dir := t.TempDir()
-	q, err := openQueue(t.Context(), queueConfig{dir: dir})
+	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: dir})
 	require.NoError(t, err)
 	defer q.close()
 	c := newCounter(q, func(ctx context.Context, groups []clickGroup) ([]refusal, error) {
@@ -158,7 +158,7 @@ func TestRefused(t *testing.T) {
 	for i := range 100 {
 		if i == 50 {
 			publish(click{Code: "poison"}, click{Code: "another"})
-			_, err := q.stream.Publish(t.Context(), clickSubject, []byte("no group"))
+			_, err := q.stream.Publish(t.Context(), q.config.clickSubject(), []byte("no group"))
 			require.NoError(t, err)
 		}
 		publish(click{Code: "good"})
@@ -203,7 +203,7 @@ func TestCounterClosed(t *testing.T) {
 	s := newStore(t)
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
-	q, err := openQueue(t.Context(), queueConfig{dir: dir})
+	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: dir})
 	require.NoError(t, err)
 	const all = 500
 	for i := range uint64(all) {
@@ -221,7 +221,7 @@ func TestCounterClosed(t *testing.T) {
 	require.Positive(t, total(t, s, "abc"))
 	require.Less(t, total(t, s, "abc"), int64(all))
 	q.close()
-	q, err = openQueue(t.Context(), queueConfig{dir: dir})
+	q, err = openQueue(t.Context(), queueConfig{name: "test", dir: dir})
 	require.NoError(t, err)
 	defer q.close()
 	c = newCounter(q, func(ctx context.Context, groups []clickGroup) ([]refusal, error) {
@@ -258,7 +258,7 @@ func TestSync(t *testing.T) {
 // TestStreamLimits sees that nothing is thrown away that is not counted: not when it is old, and not when there is no
 // room for more.
 func TestStreamLimits(t *testing.T) {
-	q, err := openQueue(t.Context(), queueConfig{dir: t.TempDir()})
+	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: t.TempDir()})
 	require.NoError(t, err)
 	defer q.close()
 	config := (*q.groups.Load()).CachedInfo().Config

@@ -33,6 +33,7 @@ type queue struct {
 
 // A queueConfig says where the broker is.
 type queueConfig struct {
+	name     string // of what others on the same broker do not share; see cluster
 	dir      string
 	url      string // "": in this process, with its files in dir
 	sync     bool   // what it takes outlasts a power failure, if it is in this process
@@ -40,8 +41,6 @@ type queueConfig struct {
 }
 
 const (
-	clickStream     = "CLICKS"
-	clickSubject    = "clicks"
 	counterConsumer = "counter"
 	// ackWait is how long somebody has to count groups, before the broker gives them to another.
 	ackWait = 10 * time.Second
@@ -50,6 +49,9 @@ const (
 	// maxMessage is what the broker must take at once.
 	maxMessage = 1 << 20
 )
+
+func (c queueConfig) clickStream() string  { return "CLICKS-" + c.name }
+func (c queueConfig) clickSubject() string { return "clicks." + c.name }
 
 // openQueue connects to the broker, or starts it in this process.
 func openQueue(ctx context.Context, c queueConfig) (*queue, error) {
@@ -76,7 +78,7 @@ func openQueue(ctx context.Context, c queueConfig) (*queue, error) {
 	q.stream, err = jetstream.New(q.conn)
 	if err == nil && c.url == "" {
 		// Nobody else takes groups from it: what a process that was killed had taken can come at once.
-		if err = q.stream.DeleteConsumer(ctx, clickStream, counterConsumer); errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err = q.stream.DeleteConsumer(ctx, c.clickStream(), counterConsumer); errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 			err = nil
 		}
 	}
@@ -161,7 +163,7 @@ func (q *queue) prepare(ctx context.Context) error {
 		retention = jetstream.LimitsPolicy
 	}
 	groups, err := q.stream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: clickStream, Subjects: []string{clickSubject}, Storage: jetstream.FileStorage, Replicas: max(q.config.replicas, 1),
+		Name: q.config.clickStream(), Subjects: []string{q.config.clickSubject()}, Storage: jetstream.FileStorage, Replicas: max(q.config.replicas, 1),
 		Retention: retention, Discard: jetstream.DiscardNew, Duplicates: 2 * time.Minute,
 	})
 	if err != nil {
@@ -187,7 +189,7 @@ func (q *queue) publish(ctx context.Context, g clickGroup) error {
 	if !q.conn.IsConnected() {
 		return nats.ErrConnectionClosed // at once, and not when the time is over
 	}
-	_, err = q.stream.Publish(ctx, clickSubject, body, jetstream.WithMsgID(g.id()), jetstream.WithRetryAttempts(0))
+	_, err = q.stream.Publish(ctx, q.config.clickSubject(), body, jetstream.WithMsgID(g.id()), jetstream.WithRetryAttempts(0))
 	if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
 		q.unsure.Store(true)
 	}

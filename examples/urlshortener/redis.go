@@ -16,9 +16,6 @@ import (
 	"github.com/sysblocks/sysblocks/ttlcache/redistier"
 )
 
-// redisPrefix begins all keys in Redis.
-const redisPrefix = "urlshortener:"
-
 // A shared is what processes share in Redis: the second level of their caches, and the rate limits. Redis may go away
 // at any time; then each process has its cache and its share of the limits, and nobody waits for long.
 type shared struct {
@@ -31,8 +28,8 @@ type shared struct {
 // redisTimeout is for how long a look-up waits for Redis, before it goes on to the database.
 const redisTimeout = 200 * time.Millisecond
 
-// openShared connects to Redis. It must answer now, or the address is taken to be wrong.
-func openShared(ctx context.Context, addr string, replicas int) (*shared, error) {
+// openShared connects to Redis, for the processes of a cluster. It must answer now, or the address is taken to be wrong.
+func openShared(ctx context.Context, addr string, c cluster, replicas int) (*shared, error) {
 	logging.Disable() // that it is away is in the metrics, not in a line for each try
 	s := &shared{replicas: replicas, client: redis.NewClient(&redis.Options{
 		Addr: addr, MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
@@ -45,8 +42,9 @@ func openShared(ctx context.Context, addr string, replicas int) (*shared, error)
 		return nil, fmt.Errorf("the Redis of -redis at %s does not answer: %w", addr, err)
 	}
 	var err error
-	if s.tier, err = redistier.New(redistier.Config[string, link]{Client: s.client, Prefix: redisPrefix + "links:"}); err == nil {
-		s.backend, err = redislimit.New(redislimit.Config{Client: s.client, Prefix: redisPrefix})
+	prefix := "urlshortener:" + c.name() + ":"
+	if s.tier, err = redistier.New(redistier.Config[string, link]{Client: s.client, Prefix: prefix + "links:"}); err == nil {
+		s.backend, err = redislimit.New(redislimit.Config{Client: s.client, Prefix: prefix})
 	}
 	if err != nil {
 		s.close()
