@@ -251,6 +251,33 @@ func TestRedisKilled(t *testing.T) {
 	require.LessOrEqual(t, made, 20+int(time.Since(began)/time.Second)+1)
 }
 
+// TestSharedServers has two services that know nothing of each other, and use the same Redis and the same broker: each
+// keeps its links, its limits and its clicks.
+func TestSharedServers(t *testing.T) {
+	redis, broker := redisserver.Start(t), startNATS(t)
+	services := []*process{}
+	for range 2 {
+		services = append(services, startProcess(t, "-dir="+t.TempDir(), "-redis="+redis.Addr, "-nats="+broker.url))
+	}
+	for i, p := range services {
+		resp, err := http.Post(p.base.String()+"/api/links", "application/json", strings.NewReader(fmt.Sprintf(`{"url": "http://example.com/%d", "alias": "alike"}`, i)))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, http.StatusCreated, resp.StatusCode)
+	}
+	clicks := []int{30, 20}
+	for i, p := range services {
+		for range clicks[i] {
+			resp, _ := get(t, p, "/alike")
+			require.Equal(t, fmt.Sprint("http://example.com/", i), resp.Header.Get("Location"))
+		}
+	}
+	for i, p := range services {
+		want := fmt.Sprintf(`"total":%d,`, clicks[i])
+		within(t, 30*time.Second, func() bool { _, body := get(t, p, "/api/links/alike"); return strings.Contains(body, want) }, "clicks are not counted where they were made")
+	}
+}
+
 // A natsServer is a nats-server of our own, on a free port, with JetStream.
 type natsServer struct {
 	url, port string

@@ -116,6 +116,9 @@ func (s settings) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	if s.advertise == "" {
 		s.advertise = "http://" + l.Addr().String()
+		if a, ok := l.Addr().(*net.TCPAddr); ok && s.peers && (a.IP.IsUnspecified() || a.IP.IsLoopback()) {
+			log.Warn("processes and fronts on other machines cannot reach this one: -advertise does not say where", "advertised", s.advertise)
+		}
 	}
 	a, err := newApp(ctx, s, log)
 	if err != nil {

@@ -286,7 +286,16 @@ func newCounter(q *queue, count func(context.Context, []clickGroup) ([]refusal, 
 func (c *counter) mend(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := c.queue.prepare(ctx); err != nil {
+	err := c.queue.prepare(ctx)
+	if err == nil && c.begun {
+		var info *jetstream.StreamInfo
+		// The broker's numbers have begun anew: those that are known say nothing of what comes.
+		if info, err = (*c.queue.groups.Load()).Info(ctx); err == nil && info.State.LastSeq < c.floor {
+			c.begun, c.done = false, map[uint64]bool{}
+			c.floor, c.discarded = 0, 0
+		}
+	}
+	if err != nil {
 		c.queue.unsure.Store(true)
 		c.log.Warn("the broker cannot keep clicks", "error", err)
 	}
