@@ -341,8 +341,8 @@ func TestFuseStored(t *testing.T) {
 			require.Equal(t, f.EstimatedFPR(), g.EstimatedFPR())
 			hash := XXH[uint64](9)
 			for k := range 2 * n {
-				require.Equal(t, f.Contains(k), g.Contains(k))
-				require.Equal(t, f.Contains(k), g.ContainsHash(hash.Hash(k)))
+				in := f.Contains(k)
+				require.True(t, g.Contains(k) == in && g.ContainsHash(hash.Hash(k)) == in, "%d", k)
 			}
 			require.ErrorIs(t, g.UnmarshalBinary(append(data, 1)), ErrCorrupt)
 		}

@@ -559,8 +559,12 @@ func zonesOf(m *Map[string], ids []string) map[string]int {
 // TestPlacement compares GetN with what follows from the whole sequence.
 func TestPlacement(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 4))
+	rounds := 20
+	if underRace {
+		rounds = 4
+	}
 	for _, a := range algorithms() {
-		for range 20 {
+		for range rounds {
 			members := fleet("server", 1+rng.IntN(40))
 			zones := 1 + rng.IntN(5)
 			for i := range members {
@@ -817,6 +821,10 @@ func TestFailoverSpreads(t *testing.T) {
 // TestTakeover removes a node, and sees who takes its keys over: with Ring and Rendezvous always
 // the next of their sequence, with Slots nearly always.
 func TestTakeover(t *testing.T) {
+	keys := uint64(200000)
+	if underRace {
+		keys /= 5
+	}
 	for _, c := range []struct {
 		algorithm Algorithm
 		nodes     int
@@ -833,7 +841,7 @@ func TestTakeover(t *testing.T) {
 		less := newMap(t, c.algorithm, m.Members())
 		update(t, less, func(tx *Tx[string]) error { return tx.Remove("server7") })
 		next, all := 0, 0
-		for i := range uint64(200000) {
+		for i := range keys {
 			h := HashUint64(i)
 			two, err := m.GetNHash(nil, h, 2, Placement{})
 			require.NoError(t, err)

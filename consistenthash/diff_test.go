@@ -55,12 +55,13 @@ func requireDiff(t *testing.T, from, to *Map[string], rng *rand.Rand, keys int) 
 	moves := slices.Collect(Diff(from, to))
 	require.NotEmpty(t, moves)
 	for i, m := range moves {
-		require.LessOrEqual(t, m.First, m.Last)
-		require.NotEqual(t, m.From, m.To)
+		if m.First > m.Last || m.From == m.To {
+			t.Fatalf("%+v", m)
+		}
 		if i > 0 {
-			require.Greater(t, m.First, moves[i-1].Last)
-			if m.First == moves[i-1].Last+1 { // or they would be one
-				require.NotEqual(t, [2]string{m.From, m.To}, [2]string{moves[i-1].From, moves[i-1].To})
+			last := moves[i-1]
+			if m.First <= last.Last || m.First == last.Last+1 && m.From == last.From && m.To == last.To {
+				t.Fatalf("%+v after %+v", m, last) // or they would be one
 			}
 		}
 	}

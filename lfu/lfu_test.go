@@ -182,7 +182,7 @@ func lruHitRatio(keys []uint64, n int) float64 {
 // margin; they are no promise.
 func TestAgainstLRU(t *testing.T) {
 	m := 2000
-	if testing.Short() {
+	if testing.Short() || underRace {
 		m = 500
 	}
 	n := 60 * m
@@ -560,7 +560,11 @@ func TestAllocations(t *testing.T) {
 				s := setup{capacity: 500, shards: shards, weigher: weigher, mask: math.MaxUint64}
 				c := s.make(t, onEvict)
 				// By weight, the number of entries wanders; let it have been everywhere.
-				for i := range 20_000 {
+				warm := 20_000
+				if underRace {
+					warm = 3000
+				}
+				for i := range warm {
 					for _, o := range ops {
 						o.do(c, i)
 					}
@@ -861,7 +865,11 @@ func TestRate(t *testing.T) {
 // TestGuardEverywhere: the guard finds what ghosts cannot in the smallest caches, where its
 // sample is all keys, and with weights, where it has to find out how many keys fit.
 func TestGuardEverywhere(t *testing.T) {
-	for _, m := range []int{31, 100, 1000} {
+	sizes := []int{31, 100, 1000}
+	if underRace {
+		sizes = sizes[:2]
+	}
+	for _, m := range sizes {
 		for _, w := range []int{0, 1, 100, 10_000} {
 			config := Config[uint64, int]{Capacity: m * max(1, w), Shards: 1}
 			if w > 0 {
@@ -934,8 +942,12 @@ func TestPinned(t *testing.T) {
 
 // TestResizeKeepsFrequencies: a smaller capacity makes no epochs pass at once.
 func TestResizeKeepsFrequencies(t *testing.T) {
-	c := must(New(Config[int, int]{Capacity: 10_000, Shards: 1}))(t)
-	for i := range 300_000 {
+	capacity := 10_000
+	if underRace {
+		capacity = 1000
+	}
+	c := must(New(Config[int, int]{Capacity: capacity, Shards: 1}))(t)
+	for i := range 30 * capacity {
 		c.Set(i, i)
 		for k := range 3 {
 			c.Get(-k)

@@ -704,7 +704,7 @@ func (r *run) compare() {
 // TestModel compares random operations with naive models, in every kind of cache.
 func TestModel(t *testing.T) {
 	steps := 1500
-	if testing.Short() {
+	if testing.Short() || underRace {
 		steps = 300
 	}
 	for _, s := range setups() {

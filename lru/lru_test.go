@@ -18,6 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// underRace is whether the race detector is on; see race_test.go.
+var underRace bool
+
 func must[T any](v T, err error) func(testing.TB) T {
 	return func(tb testing.TB) T {
 		require.NoError(tb, err)
@@ -349,7 +352,11 @@ func TestAllocations(t *testing.T) {
 				s := setup{capacity: 500, shards: shards, weigher: weigher, mask: math.MaxUint64}
 				c := s.make(t, onEvict)
 				// By weight, the number of entries wanders; let it have been everywhere.
-				for i := range 20_000 {
+				warm := 20_000
+				if underRace {
+					warm = 3000
+				}
+				for i := range warm {
 					for _, o := range ops {
 						o.do(c, i)
 					}
@@ -591,7 +598,11 @@ func TestWeightsGrow(t *testing.T) {
 // depths of the stack, and so in different stripes: what is among the most recently
 // used third of its shard is not evicted.
 func TestOrderBound(t *testing.T) {
-	for _, capacity := range []int{32, 200, 3000} {
+	capacities := []int{32, 200, 3000}
+	if underRace {
+		capacities = capacities[:2]
+	}
+	for _, capacity := range capacities {
 		var evicted []int
 		c := must(New(Config[int, int]{Capacity: capacity, Shards: 2, OnEvict: func(k, _ int, why Cause) {
 			if why == Evicted {

@@ -961,6 +961,10 @@ func TestIDMark(t *testing.T) {
 func TestIDCrashLoop(t *testing.T) {
 	hours := IDLayout{TimeBits: 20, ShardBits: 10, SequenceBits: 33, Unit: time.Hour}
 	seconds := IDLayout{TimeBits: 33, ShardBits: 10, SequenceBits: 20, Unit: time.Second}
+	starts := 1000
+	if underRace {
+		starts = 100
+	}
 	for _, x := range []struct {
 		config IDConfig
 		every  time.Duration
@@ -983,7 +987,7 @@ func TestIDCrashLoop(t *testing.T) {
 			x.config.Mark = m
 			x.config.Layout.Epoch = time.Now().Add(-1000 * time.Hour)
 			last := int64(-1)
-			for i := range 1000 {
+			for i := range starts {
 				g := c.newTestGen(t, x.config)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 				ids := make([]int64, 1+x.burst)

@@ -13,6 +13,10 @@ import (
 // among the third of a shard that was used last is not evicted.
 func TestRecentlyUsedStay(t *testing.T) {
 	src := newSource()
+	rounds := 50
+	if underRace {
+		rounds = 5
+	}
 	for name, config := range map[string]Config[int, int]{
 		"plain":   {TTL: time.Hour, Loader: src.load},
 		"sliding": {TTL: time.Hour, Sliding: true, Loader: src.load},
@@ -30,7 +34,7 @@ func TestRecentlyUsedStay(t *testing.T) {
 				require.NoError(t, c.Set(t.Context(), next, next))
 				next++
 			}
-			for round := range 50 {
+			for round := range rounds {
 				var used []int
 				for i, k := range rng.Perm(capacity)[:capacity/8] {
 					k = next - 1 - k // some are gone by now

@@ -17,6 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// underRace is whether the race detector is on; see race_test.go.
+var underRace bool
+
 func TestConfigErrors(t *testing.T) {
 	loader := newSource().load
 	for message, config := range map[string]Config[int, int]{

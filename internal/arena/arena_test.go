@@ -139,17 +139,21 @@ func TestNear(t *testing.T) {
 		n := a.Find(hashOf(hasher, k), k)
 		near := a.Near(n)
 		if since := clock - put[k]; near {
-			require.Less(t, since, slack, "seed %d, step %d", seed, step)
-		} else {
-			require.Greater(t, since, slack*3/4-slack/nearEras, "seed %d, step %d", seed, step)
+			if since >= slack {
+				require.Less(t, since, slack, "seed %d, step %d", seed, step)
+			}
+		} else if least := slack*3/4 - slack/nearEras; since <= least {
+			require.Greater(t, since, least, "seed %d, step %d", seed, step)
 		}
 		a.Promote(n)
 		if near {
-			require.Equal(t, near, a.Near(n))
+			require.True(t, a.Near(n))
 		} else {
 			clock++
 			put[k] = clock
-			require.Equal(t, n, a.Front())
+			if n != a.Front() {
+				require.Equal(t, n, a.Front())
+			}
 		}
 		if step%1000 == 0 {
 			require.NoError(t, a.Check(), "seed %d, step %d", seed, step)
@@ -208,12 +212,12 @@ func TestChurn(t *testing.T) {
 			a.Insert(hashOf(hasher, k), k, k)
 		}
 		for k := n; k < steps; k++ {
-			require.Zero(t, a.Find(hashOf(hasher, k), k))
+			require.True(t, a.Find(hashOf(hasher, k), k) == 0)
 			a.ReplaceBack(hashOf(hasher, k), k, k)
 			if k%5 == 0 {
 				a.Promote(a.Back())
 			}
-			require.NotZero(t, a.Find(hashOf(hasher, k), k))
+			require.True(t, a.Find(hashOf(hasher, k), k) != 0)
 		}
 		require.NoError(t, a.Check())
 	}
