@@ -43,7 +43,7 @@ func checkTarget(target string, private bool) (string, error) {
 	switch {
 	case u.Scheme != "http" && u.Scheme != "https":
 		return "", fmt.Errorf("url must begin with http:// or https://, got the scheme %q", u.Scheme)
-	case u.Opaque != "" || u.Hostname() == "":
+	case u.Opaque != "" || strings.Trim(u.Hostname(), ".") == "":
 		return "", errors.New("url must name a host")
 	case u.User != nil:
 		return "", errors.New("url must have no user name or password")
@@ -58,11 +58,26 @@ func checkTarget(target string, private bool) (string, error) {
 			return "", err
 		}
 	}
+	u.RawQuery = asciiQuery(u.RawQuery)
 	stored := u.String()
 	if len(stored) > maxTarget {
 		return "", fmt.Errorf("url must be at most %d bytes with its escapes, got %d", maxTarget, len(stored))
 	}
 	return stored, nil
+}
+
+// asciiQuery escapes what is not ASCII in a query, as u.String does in the other parts: the target goes into a header,
+// in which clients disagree about the meaning of other bytes.
+func asciiQuery(q string) string {
+	var b strings.Builder
+	for i := range len(q) {
+		if c := q[i]; c < utf8.RuneSelf {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
 }
 
 // reason returns what is wrong with a URL, without the URL.
@@ -144,7 +159,7 @@ func address(host string) (netip.Addr, bool) {
 var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("fec0::/10"),
-	netip.MustParsePrefix("100::/64"),
+	netip.MustParsePrefix("100::/64"), netip.MustParsePrefix("64:ff9b:1::/48"),
 }
 
 // embedding is the prefixes whose addresses have an address of four bytes in them, and at which byte.

@@ -12,7 +12,8 @@ func TestCheckTarget(t *testing.T) {
 	for target, want := range map[string]string{
 		"http://example.com":                    "http://example.com",
 		"HTTPS://Example.com:8443/a?b=c#d":      "https://Example.com:8443/a?b=c#d",
-		"https://example.com/ü?q=ü":             "https://example.com/%C3%BC?q=ü",
+		"https://example.com/ü?q=ü":             "https://example.com/%C3%BC?q=%C3%BC",
+		"https://example.com/?q=\u202e%zz'&\"":  "https://example.com/?q=%E2%80%AE%zz'&\"",
 		"http://93.184.216.34/":                 "http://93.184.216.34/",
 		"http://[2606:2800:220:1::1]/":          "http://[2606:2800:220:1::1]/",
 		"http://localhost.example.com":          "http://localhost.example.com",
@@ -37,6 +38,7 @@ func TestCheckTarget(t *testing.T) {
 		"data:text/html,x":              `url must begin with http:// or https://, got the scheme "data"`,
 		"http:example.com":              "url must name a host",
 		"http:///path":                  "url must name a host",
+		"http://./":                     "url must name a host",
 		"http://:80/":                   "url must name a host",
 		"http://user:pass@example.com":  "url must have no user name or password",
 		"http://example.com@evil.com":   "url must have no user name or password",
@@ -67,7 +69,7 @@ func TestPrivateTargets(t *testing.T) {
 		"0x7f.0.0.1", "0X7F.1", "0177.0.0.1", "017700000001", "127.0.0.1.", "0", "0.0.0.0", "0x", "10.0.0.1", "10.1", "172.16.0.1",
 		"172.31.255.255", "192.168.1.1", "169.254.169.254", "100.64.0.1", "198.18.0.1", "192.0.0.1", "224.0.0.1", "240.0.0.1",
 		"255.255.255.255", "[::1]", "[::]", "[fe80::1]", "[fe80::1%25eth0]", "[fc00::1]", "[fd12::1]", "[ff02::1]", "[fec0::1]",
-		"[::ffff:127.0.0.1]", "[::ffff:10.0.0.1]", "[::127.0.0.1]", "[64:ff9b::10.0.0.1]", "[2002:a00:1::]", "[2002:7f00:1::1]",
+		"[::ffff:127.0.0.1]", "[::ffff:10.0.0.1]", "[::127.0.0.1]", "[64:ff9b::10.0.0.1]", "[64:ff9b:1::10.0.0.1]", "[2002:a00:1::]", "[2002:7f00:1::1]",
 	} {
 		for _, port := range []string{"", ":8080"} {
 			target := "http://" + host + port + "/admin"
