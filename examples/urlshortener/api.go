@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -10,10 +9,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -343,7 +340,6 @@ func (a *api) show(w http.ResponseWriter, r *http.Request) {
 		a.writeUnavailable(w, r, err)
 		return
 	}
-	t.Referrers = most(t.Referrers, maxReferrers)
 	v := a.view(r, l)
 	v.Clicks = &t
 	writeJSON(w, http.StatusOK, v)
@@ -369,31 +365,6 @@ func (a *api) remove(w http.ResponseWriter, r *http.Request) {
 	default:
 		w.WriteHeader(http.StatusNoContent)
 	}
-}
-
-// maxReferrers is how many referrers are shown of a link: strangers write them, and as many as they like.
-const maxReferrers = 50
-
-// others is the sum of the referrers that are not shown. No host has parentheses.
-const others = "(others)"
-
-// most returns the n largest counts, and what the others are together.
-func most(counts map[string]int64, n int) map[string]int64 {
-	if len(counts) <= n {
-		return counts
-	}
-	names := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
-		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
-	})
-	kept := map[string]int64{}
-	for i, name := range names {
-		if i < n {
-			kept[name] = counts[name]
-		} else {
-			kept[others] += counts[name]
-		}
-	}
-	return kept
 }
 
 // referrer returns the host of the page that the click came from, or "" if that is not said, or is no name or address

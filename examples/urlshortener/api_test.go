@@ -423,20 +423,6 @@ func TestPaging(t *testing.T) {
 	}
 }
 
-func TestMostReferrers(t *testing.T) {
-	counts := map[string]int64{"": 3}
-	for i := range 200 {
-		counts[fmt.Sprintf("host-%03d", i)] = 1
-	}
-	counts["big.example"] = 100
-	got := most(counts, maxReferrers)
-	require.Len(t, got, maxReferrers+1)
-	require.EqualValues(t, 100, got["big.example"])
-	require.EqualValues(t, 3, got[""])
-	require.EqualValues(t, 200-(maxReferrers-2), got[others])
-	require.Equal(t, map[string]int64{"a": 1}, most(map[string]int64{"a": 1}, 1))
-}
-
 func TestReferrer(t *testing.T) {
 	for header, want := range map[string]string{
 		"": "", "https://News.Example/today?q=1": "news.example", "http://a.example:8080/": "a.example", "https://[2001:db8::1]:1/": "2001:db8::1",

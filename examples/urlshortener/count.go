@@ -256,27 +256,46 @@ func (s *store) forget(ctx context.Context, before time.Time) error {
 // A tally is how often a link was followed.
 type tally struct {
 	Total     int64            `json:"total"`
-	Days      map[string]int64 `json:"days"` // 2006-01-02
-	Referrers map[string]int64 `json:"referrers"`
+	Days      map[string]int64 `json:"days"`      // 2006-01-02
+	Referrers map[string]int64 `json:"referrers"` // those with most clicks, and others
 }
 
-// clicks returns how often a link was followed, so far as it is counted.
+// maxReferrers is how many referrers are shown of a link: strangers write them, and as many as they like.
+const maxReferrers = 50
+
+// others is the sum of the referrers that are not shown. No host has parentheses.
+const others = "(others)"
+
+// clicks returns how often a link was followed, so far as it is counted. The database adds up, as there may be a million
+// referrers, and in one statement, so that the sums are those of one moment.
 func (s *store) clicks(ctx context.Context, code string) (tally, error) {
 	t := tally{Days: map[string]int64{}, Referrers: map[string]int64{}}
-	rows, err := s.db.Query(ctx, code, `SELECT day, referrer, n FROM clicks WHERE code = $1`, code)
+	rows, err := s.db.Query(ctx, code, `
+		SELECT 1, day, '', CAST(SUM(n) AS BIGINT) FROM clicks WHERE code = $1 GROUP BY day
+		UNION ALL SELECT * FROM (
+			SELECT 0, 0, referrer, CAST(SUM(n) AS BIGINT) AS total FROM clicks WHERE code = $1
+			GROUP BY referrer ORDER BY total DESC, referrer LIMIT $2) AS most`, code, maxReferrers)
 	if err != nil {
 		return tally{}, err
 	}
 	defer rows.Close()
+	var shown int64
 	for rows.Next() {
-		var day, n int64
+		var isDay, day, n int64
 		var referrer string
-		if err := rows.Scan(&day, &referrer, &n); err != nil {
+		if err := rows.Scan(&isDay, &day, &referrer, &n); err != nil {
 			return tally{}, err
 		}
-		t.Total += n
-		t.Days[time.UnixMilli(day*dayMillis).UTC().Format(time.DateOnly)] += n
-		t.Referrers[referrer] += n
+		if isDay == 1 {
+			t.Total += n
+			t.Days[time.UnixMilli(day*dayMillis).UTC().Format(time.DateOnly)] = n
+			continue
+		}
+		shown += n
+		t.Referrers[referrer] = n
+	}
+	if t.Total > shown {
+		t.Referrers[others] = t.Total - shown
 	}
 	return t, rows.Err()
 }

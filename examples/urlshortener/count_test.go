@@ -24,6 +24,39 @@ func mustCount(t *testing.T, s *store, now time.Time, groups ...clickGroup) {
 	require.Empty(t, refused)
 }
 
+// TestMostReferrers has a link that comes from many pages: those with most clicks are shown, and the others together.
+func TestMostReferrers(t *testing.T) { testMostReferrers(t, newStore(t)) }
+
+func testMostReferrers(t *testing.T, s *store) {
+	g := clickGroup{Run: "run", Number: 1}
+	add := func(n int, day int64, referrer string) {
+		for range n {
+			g.Clicks = append(g.Clicks, click{Code: "popular", Day: day, Referrer: referrer})
+		}
+	}
+	today := dayOf(noon)
+	add(3, today, "")
+	add(60, today, "big.example")
+	add(40, today-1, "big.example")
+	for i := range 200 {
+		add(1, today-1, fmt.Sprintf("host-%03d", i))
+	}
+	mustCount(t, s, noon, g)
+	got, err := s.clicks(t.Context(), "popular")
+	require.NoError(t, err)
+	require.EqualValues(t, 303, got.Total)
+	require.Equal(t, map[string]int64{"2026-05-03": 240, "2026-05-04": 63}, got.Days)
+	require.Len(t, got.Referrers, maxReferrers+1)
+	require.EqualValues(t, 100, got.Referrers["big.example"])
+	require.EqualValues(t, 3, got.Referrers[""])
+	require.EqualValues(t, 200-(maxReferrers-2), got.Referrers[others])
+
+	mustCount(t, s, noon, clickGroup{Run: "run", Number: 2, Clicks: []click{{Code: "rare", Day: today, Referrer: "a"}}})
+	got, err = s.clicks(t.Context(), "rare")
+	require.NoError(t, err)
+	require.Equal(t, tally{Total: 1, Days: map[string]int64{"2026-05-04": 1}, Referrers: map[string]int64{"a": 1}}, got)
+}
+
 func total(t *testing.T, s *store, code string) int64 {
 	t.Helper()
 	n, err := s.clicks(t.Context(), code)

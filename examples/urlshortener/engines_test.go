@@ -31,7 +31,8 @@ func newDatabases(t *testing.T, server *pgserver.Server, names ...string) (urls 
 	require.NoError(t, err)
 	defer db.Close()
 	for _, name := range names {
-		_, err := db.Exec("CREATE DATABASE " + name)
+		// Words are sorted as people do, by default: a before B.
+		_, err := db.Exec("CREATE DATABASE " + name + " TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'")
 		require.NoError(t, err)
 		urls = append(urls, server.URL(name))
 	}
@@ -41,7 +42,7 @@ func newDatabases(t *testing.T, server *pgserver.Server, names ...string) (urls 
 func TestPostgres(t *testing.T) {
 	server := pgserver.Start(t)
 	open := func(urls ...string) (*store, error) { return openStore(t.Context(), t.TempDir(), urls) }
-	for name, test := range map[string]func(*testing.T, *store){"store": testStore, "count": func(t *testing.T, s *store) {
+	for name, test := range map[string]func(*testing.T, *store){"store": testStore, "referrers": testMostReferrers, "count": func(t *testing.T, s *store) {
 		testCount(t, s, func(error) bool { return false }) // two who count do not wait for each other in a circle
 	}} {
 		t.Run(name, func(t *testing.T) {

@@ -74,6 +74,26 @@ func testStore(t *testing.T, s *store) {
 		seen[code] = true
 	}
 	require.Len(t, seen, 28)
+	// Those of one moment are all there, whatever their letters and the size of pages.
+	moment := []string{"zed", "abc", "_xy", "Zed", "ABD", "Abe", "0ab", "-ab", "aBc"}
+	for _, code := range moment {
+		require.NoError(t, s.insert(ctx, link{Code: code, Target: "http://x.com", Owner: "cat", Created: noon}))
+	}
+	for size := range 4 {
+		codes = nil
+		for after := (cursor{}); ; {
+			page, err := s.list(ctx, "cat", after, size+1, noon)
+			require.NoError(t, err)
+			for _, l := range page {
+				codes = append(codes, l.Code)
+				after = cursor{l.Created.UnixMilli(), l.Code}
+			}
+			if len(page) <= size {
+				break
+			}
+		}
+		require.ElementsMatch(t, moment, codes, "%d a page", size+1)
+	}
 
 	// Of many who want the same code, one gets it.
 	var won atomic.Int64
