@@ -114,12 +114,19 @@ func (randomCoder) propose(context.Context, string, int) (string, bool, error) {
 }
 
 // A hashCoder hashes the target, so that the same target has the same code; and with the number of the try, if
-// that is another target's.
+// that is another target's. The codes of a target are also taken by links to it that are somebody else's, expire at
+// another time, or are gone: after some of them, a code is random, or nobody could have a link to that target any more.
 type hashCoder struct {
 	key []byte // so that nobody can look for targets whose codes collide
 }
 
-func (c hashCoder) propose(_ context.Context, target string, try int) (string, bool, error) {
+// maxHashes is how many codes a target has.
+const maxHashes = 5
+
+func (c hashCoder) propose(ctx context.Context, target string, try int) (string, bool, error) {
+	if try >= maxHashes {
+		return randomCoder{}.propose(ctx, target, try)
+	}
 	h := sha256.New()
 	_, _ = fmt.Fprintf(h, "%d %d:", len(c.key), try)
 	_, _ = h.Write(c.key)

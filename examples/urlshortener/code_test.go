@@ -182,7 +182,7 @@ func TestHashCoder(t *testing.T) {
 	ctx := context.Background()
 	a, b := hashCoder{key: []byte("a")}, hashCoder{key: []byte("b")}
 	seen := map[string]bool{}
-	for try := range 100 {
+	for try := range maxHashes {
 		code, same, err := a.propose(ctx, "http://example.com", try)
 		require.NoError(t, err)
 		require.True(t, same)
@@ -194,5 +194,11 @@ func TestHashCoder(t *testing.T) {
 		target, _, _ := a.propose(ctx, fmt.Sprint("http://example.com/", try), 0)
 		seen[target] = true
 	}
-	require.Len(t, seen, 300)
+	for range 5 { // the same target leads nowhere else: its codes are random then
+		code, same, err := a.propose(ctx, "http://example.com", maxHashes)
+		require.NoError(t, err)
+		require.False(t, same)
+		seen[code] = true
+	}
+	require.Len(t, seen, 3*maxHashes+5)
 }

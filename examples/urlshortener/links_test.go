@@ -154,6 +154,14 @@ func TestSameTarget(t *testing.T) {
 	other, err := l.create(t.Context(), draft{Target: "http://example.com/a", Owner: "bob"})
 	require.NoError(t, err)
 	require.NotEqual(t, a.Code, other.Code)
+	// As many others as there may be, whose links expire at another time each.
+	for i := range 3 * maxTries {
+		_, err := l.create(t.Context(), draft{Target: "http://example.com/a", Owner: "bob", Expires: l.clock().Add(time.Duration(i+1) * time.Hour)})
+		require.NoError(t, err, i)
+	}
+	again, err = l.create(t.Context(), draft{Target: "http://example.com/a", Owner: "ann"})
+	require.NoError(t, err)
+	require.Equal(t, a, again)
 
 	// Of many at once, all get the same.
 	var wg sync.WaitGroup
