@@ -156,7 +156,19 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 		s.dsns = append(s.dsns, v)
 		return nil
 	}))
-	flags.StringVar(&s.nats, "nats", "", "the NATS server at `URL`, with JetStream, takes clicks (default: one in this process)")
+	flags.Func("nats", "the NATS server at `URL`, with JetStream, takes clicks; several of one cluster with commas between them (default: one in this process)", list("nats", func(v string) error {
+		for one := range strings.SplitSeq(v, ",") {
+			if !strings.Contains(one, "://") {
+				one = "nats://" + one
+			}
+			// The error of a URL would show the password in it.
+			if u, err := url.Parse(one); err != nil || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) || u.Host == "" {
+				return errors.New("must be a URL such as nats://localhost:4222")
+			}
+		}
+		s.nats = v
+		return nil
+	}))
 	flags.IntVar(&s.natsReplicas, "nats-replicas", 1, "`NUMBER` of servers of the cluster at -nats, from 1 to 5, that have each click")
 	flags.BoolVar(&s.sync, "sync", true, "answer a redirect when the disk has its click; with -sync=false a power failure can take those of a second")
 	flags.Func("redis", "processes share links and limits in the Redis at `HOST:PORT` (default: none)", func(v string) error {
@@ -259,6 +271,8 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 		err = usageError{errors.New("-nats-replicas needs a cluster at -nats")}
 	case s.replicas < 1:
 		err = usageError{fmt.Errorf("-replicas must be at least 1, got %d", s.replicas)}
+	case s.replicas > 1 && s.redis == "":
+		err = usageError{errors.New("-replicas needs a Redis at -redis, in which processes share limits")}
 	default:
 		if err = s.load.check(); err != nil {
 			err = usageError{err}

@@ -97,6 +97,10 @@ func TestFlagErrors(t *testing.T) {
 		{nil, map[string]string{"URLSHORTENER_TRUSTED_PROXIES": "10.0.0.1:80"}, `invalid value of -trusted-proxies: must be a network such as 10.0.0.0/8, or an address, got "10.0.0.1:80"`},
 		{[]string{"-drain-delay=-1s"}, nil, "-drain-delay must be at least 0, got -1s"},
 		{[]string{"-replicas=0"}, nil, "-replicas must be at least 1, got 0"},
+		{[]string{"-replicas=2"}, nil, "-replicas needs a Redis at -redis, in which processes share limits"},
+		{[]string{"-nats=nats://u:secret@localhost:port"}, nil, "invalid value of -nats: must be a URL such as nats://localhost:4222"},
+		{[]string{"-nats=nats://a,http://u:secret@b"}, nil, "invalid value of -nats: must be a URL such as nats://localhost:4222"},
+		{nil, map[string]string{"URLSHORTENER_NATS": "nats://u:secret%@a"}, "invalid value of -nats: must be a URL such as nats://localhost:4222"},
 		{[]string{"-drain=-1s"}, nil, "-drain must be at least 0, got -1s"},
 		{[]string{"-drain=soon"}, nil, `invalid value "soon" for flag -drain: parse error`},
 		{nil, map[string]string{"URLSHORTENER_DRAIN": "soon"}, `invalid value "soon" of URLSHORTENER_DRAIN: parse error`},
@@ -132,6 +136,11 @@ func TestEnvironment(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "hash", s.codes)
 	require.Equal(t, ":2", s.addr)
+	for _, servers := range []string{"localhost:4222", "nats://u:secret@a,tls://[::1]:4222,b"} {
+		s, _, err := parse([]string{"-nats=" + servers}, func(string) string { return "" })
+		require.NoError(t, err)
+		require.Equal(t, servers, s.nats)
+	}
 	require.Equal(t, []string{"postgres://a/x", "postgres://b/x"}, s.dsns)
 }
 
