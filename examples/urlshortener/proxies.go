@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -55,6 +56,9 @@ func (p proxies) origin(r *http.Request) (scheme, host string) {
 	scheme, host = "http", r.Host
 	if r.TLS != nil {
 		scheme = "https"
+	}
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && !validHost(host) { // or there is none: HTTP/1.0
+		host = local.String()
 	}
 	if !p.trust(r) {
 		return scheme, host

@@ -60,6 +60,27 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
+// TestNoHost makes links whose short URLs can be used, though the client has not said which host it asks, or what cannot
+// be one.
+func TestNoHost(t *testing.T) {
+	f := serveApp(t, nil)
+	const body = `{"url":"https://example.com/"}`
+	for head, want := range map[string]string{
+		"HTTP/1.0\r\n":                        f.url,
+		"HTTP/1.1\r\nHost:\r\n":               f.url,
+		"HTTP/1.1\r\nHost: a'(b);%20$\r\n":    f.url,
+		"HTTP/1.1\r\nHost: sho.rt:8080\r\n":   "http://sho.rt:8080",
+		"HTTP/1.1\r\nHost: [2001:db8::1]\r\n": "http://[2001:db8::1]",
+		"HTTP/1.0\r\nX-Forwarded-Host: b\r\n": f.url,
+	} {
+		resp, got := f.raw(t, fmt.Sprintf("POST /api/links %sContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", head, len(body), body))
+		require.Equal(t, 201, resp.StatusCode, "%s: %s", head, got)
+		var v linkView
+		require.NoError(t, json.Unmarshal([]byte(got), &v))
+		require.Equal(t, want+"/"+v.Code, v.ShortURL, head)
+	}
+}
+
 // TestTrustedProxies counts those who come through a trusted proxy by their own addresses, and not those who only say
 // so; and short URLs are those that they have asked for.
 func TestTrustedProxies(t *testing.T) {
