@@ -198,10 +198,12 @@ func expiry(body createRequest, now time.Time) (time.Time, error) {
 		return now.Add(time.Duration(*body.ExpiresIn) * time.Second), nil
 	case body.Expires == nil:
 		return time.Time{}, nil
-	case !body.Expires.After(now) || body.Expires.After(now.Add(maxExpiry)):
+	}
+	at := body.Expires.Truncate(time.Millisecond) // as it is stored
+	if !at.After(now) || at.After(now.Add(maxExpiry)) {
 		return time.Time{}, errors.New("expires must be in the future, and within 100 years")
 	}
-	return *body.Expires, nil
+	return at, nil
 }
 
 // writeBodyError answers a body that cannot be read.
@@ -230,7 +232,7 @@ func bodyReason(err error) string {
 		return "it is a JSON " + kind.Value
 	case errors.As(err, &kind):
 		return fmt.Sprintf("%s cannot be a JSON %s", kind.Field, kind.Value)
-	case errors.As(err, &date):
+	case errors.As(err, &date), strings.HasPrefix(err.Error(), "Time.UnmarshalJSON: "): // there is one time only
 		return "expires must be a time such as 2030-01-31T12:00:00Z"
 	}
 	return strings.TrimPrefix(err.Error(), "json: ")

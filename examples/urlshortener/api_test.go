@@ -177,6 +177,8 @@ func TestHostile(t *testing.T) {
 		{`{"url":"https://example.com/","expires":"9999-01-01T00:00:00Z"}`, 422, "expires must be in the future, and within 100 years"},
 		{`{"url":"https://example.com/","expires":"2099-01-01T00:00:00Z","expires_in":5}`, 422, "give expires or expires_in, and not both"},
 		{`{"url":"https://example.com/","expires":"tomorrow"}`, 400, bodyMust + "expires must be a time such as 2030-01-31T12:00:00Z"},
+		{`{"url":"https://example.com/","expires":5}`, 400, bodyMust + "expires must be a time such as 2030-01-31T12:00:00Z"},
+		{`{"url":"https://example.com/","expires":[]}`, 400, bodyMust + "expires must be a time such as 2030-01-31T12:00:00Z"},
 		{`{"url":"https://example.com/","owner":"bob"}`, 400, bodyMust + `unknown field "owner"`},
 		{`{"url":["https://example.com/"]}`, 400, bodyMust + "url cannot be a JSON array"},
 		{`["https://example.com/"]`, 400, bodyMust + "it is a JSON array"},
@@ -372,8 +374,31 @@ func TestExpiry(t *testing.T) {
 	_, body := f.do(t, "GET", "/api/links", "")
 	require.NotContains(t, body, "in-an-hour")
 	require.Contains(t, body, "at-a-time")
-	resp, _ := f.do(t, "GET", "/api/links/in-an-hour", "")
-	require.Equal(t, 404, resp.StatusCode)
+	for _, method := range []string{"GET", "DELETE"} {
+		resp, body := f.do(t, method, "/api/links/in-an-hour", "")
+		require.Equal(t, 404, resp.StatusCode, method)
+		require.Equal(t, "there is no such link of yours", detail(t, resp, body))
+	}
+	resp, body := f.do(t, "POST", "/api/links", `{"url":"https://example.com/","alias":"in-an-hour"}`)
+	require.Equal(t, 409, resp.StatusCode)
+	require.Equal(t, "the alias in-an-hour is taken", detail(t, resp, body))
+
+	// A link is there until the millisecond that is said, and not made if that has come.
+	now := time.Date(2030, 1, 31, 12, 0, 0, 1_500_000, time.UTC)
+	for text, want := range map[string]string{
+		"2030-01-31T12:00:00.0019Z": "", "2030-01-31T12:00:00.0015Z": "", "2030-01-31T12:00:00.001Z": "",
+		"2030-01-31T12:00:00.0021Z": "2030-01-31T12:00:00.002Z", "2030-01-31T13:00:00.0021+01:00": "2030-01-31T12:00:00.002Z",
+	} {
+		at, err := time.Parse(time.RFC3339, text)
+		require.NoError(t, err)
+		got, err := expiry(createRequest{Expires: &at}, now)
+		if want == "" {
+			require.EqualError(t, err, "expires must be in the future, and within 100 years", text)
+			continue
+		}
+		require.NoError(t, err, text)
+		require.Equal(t, want, got.UTC().Format(time.RFC3339Nano))
+	}
 }
 
 // TestPaging lists what is in four shards, a page at a time, also when the last page is full.

@@ -211,7 +211,7 @@ func (l *links) join(ctx context.Context, conn *nats.Conn, self member, log *slo
 
 // remove takes a link's target away.
 func (l *links) remove(ctx context.Context, code, owner string) error {
-	if err := l.store.remove(ctx, code, owner); err != nil {
+	if err := l.store.remove(ctx, code, owner, l.clock()); err != nil {
 		return err
 	}
 	l.drop(ctx, code)

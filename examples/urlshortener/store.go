@@ -195,17 +195,16 @@ func (s *store) get(ctx context.Context, code string) (link, error) {
 }
 
 // remove takes a link's target away. It returns errNoLink, or errNotOwner, and changes nothing, if the owner has no
-// such link.
-func (s *store) remove(ctx context.Context, code, owner string) error {
+// such link, or it has expired.
+func (s *store) remove(ctx context.Context, code, owner string, now time.Time) error {
 	return s.db.InTx(ctx, code, nil, func(tx *shard.Tx[string]) error {
-		var target, of string
-		err := tx.QueryRow(ctx, code, `SELECT target, owner FROM links WHERE code = $1`, code).Scan(&target, &of)
+		l, err := scanLink(tx.QueryRow(ctx, code, `SELECT `+linkColumns+` FROM links WHERE code = $1`, code).Scan)
 		switch {
-		case errors.Is(err, sql.ErrNoRows) || err == nil && target == "":
+		case errors.Is(err, sql.ErrNoRows) || err == nil && l.gone(now):
 			return errNoLink
 		case err != nil:
 			return err
-		case of != owner:
+		case l.Owner != owner:
 			return errNotOwner
 		}
 		_, err = tx.Exec(ctx, code, `UPDATE links SET target = '' WHERE code = $1`, code)
