@@ -77,6 +77,8 @@ const (
 	// of all requests, later.
 	retryBurst = 256
 	retryRatio = 0.2
+	// frontName is in Via of what a front has passed on: if that comes back, a process says that it is where a front is.
+	frontName = "urlshortener-front"
 	// contactGap is the longest time between two looks, when the broker answered, after which silence means something.
 	contactGap = 3 * beatEvery
 )
@@ -153,9 +155,11 @@ func newFront(ctx context.Context, s settings, conn *nats.Conn, find func(contex
 		pool   **loadbalance.Pool[*url.URL]
 		proxy  **httputil.ReverseProxy
 		policy loadbalance.Policy
+		again  []int // answers after which another process is asked
 	}{
-		{&f.codes, &f.toOwner, loadbalance.ConsistentHash(locate, ownerBound)},
-		{&f.rest, &f.toAny, loadbalance.PowerOfTwoChoices()},
+		{&f.codes, &f.toOwner, loadbalance.ConsistentHash(locate, ownerBound), []int{http.StatusServiceUnavailable, http.StatusLoopDetected}},
+		// Who could not tell the others that a link is deleted says 503, and another would say that there is none.
+		{&f.rest, &f.toAny, loadbalance.PowerOfTwoChoices(), []int{}},
 	} {
 		if *x.pool, err = loadbalance.New(loadbalance.Config[*url.URL]{
 			Policy: x.policy, OnEvent: f.onEvent,
@@ -165,7 +169,7 @@ func newFront(ctx context.Context, s settings, conn *nats.Conn, find func(contex
 		}
 		if *x.proxy, err = proxy.NewReverseProxy(*x.pool, proxy.ReverseProxyConfig{
 			Transport: proxy.TransportConfig{
-				Base: f.base, Budget: budget, TryTimeout: tryTimeout, OnTry: f.onTry,
+				Base: f.base, Budget: budget, TryTimeout: tryTimeout, OnTry: f.onTry, RetryStatus: x.again, Outcome: outcome,
 				Hash: func(r *http.Request) uint64 { return hasher.Hash(strings.TrimPrefix(r.URL.Path, "/")) },
 			},
 			PreserveHost: true, Rewrite: f.rewrite, ErrorHandler: f.failed,
@@ -192,6 +196,15 @@ func newFront(ctx context.Context, s settings, conn *nats.Conn, find func(contex
 	}
 	f.jobs.Go(func() { f.watch(running) })
 	return f, nil
+}
+
+// outcome tells how a request ended. A process says 503 if it cannot reach a database, and at once: it would look as if it
+// had nothing to do.
+func outcome(resp *http.Response, err error) loadbalance.Outcome {
+	if err == nil && resp.StatusCode == http.StatusServiceUnavailable {
+		return loadbalance.ServerError
+	}
+	return proxy.Classify(resp, err)
 }
 
 // locate makes what says who owns a code of some processes.
@@ -421,8 +434,15 @@ func (f *front) readyz(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// pass passes a request on, unless its body is longer than any process reads.
+// pass passes a request on, unless a front has done so before, or its body is longer than any process reads.
 func (f *front) pass(to http.Handler, w http.ResponseWriter, r *http.Request) {
+	if strings.Contains(strings.Join(r.Header["Via"], ","), frontName) {
+		f.log.Error("a request that was passed on has come to a front: -advertise of a process says where a front is", "from", r.RemoteAddr)
+		secure(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			writeProblem(w, http.StatusLoopDetected, "the service sends requests to itself")
+		})).ServeHTTP(w, r)
+		return
+	}
 	if r.ContentLength > maxBody {
 		f.failed(w, r, &http.MaxBytesError{Limit: maxBody})
 		return
@@ -441,6 +461,7 @@ func (f *front) rewrite(r *httputil.ProxyRequest) {
 	scheme, host := f.settings.proxies.origin(r.In)
 	h.Set("X-Forwarded-Proto", scheme)
 	h.Set("X-Forwarded-Host", host)
+	h.Add("Via", "1.1 "+frontName)
 	// The service does not know these, and would make a second link: it does not do for it to be sent again.
 	h.Del("Idempotency-Key")
 	h.Del("X-Idempotency-Key")
