@@ -79,13 +79,17 @@ func newApp(ctx context.Context, s settings, log *slog.Logger) (a *app, err erro
 	if err != nil {
 		return a, err
 	}
-	if a.links, err = newLinks(ctx, a.store, coder, cacheCapacity, s.cacheTTL, 1_000_000, a.shared.next()); err != nil {
+	if a.links, err = newLinks(a.store, coder, cacheCapacity, s.cacheTTL, 1_000_000, a.shared.next()); err != nil {
 		return a, err
 	}
 	if s.peers {
-		if err := a.links.join(ctx, a.queue.conn, member{ID: rand.Text(), URL: s.advertise}, log); err != nil {
-			return a, err
-		}
+		// The filter is made when the others are known.
+		err = a.links.join(ctx, a.queue.conn, member{ID: rand.Text(), URL: s.advertise}, log)
+	} else {
+		err = a.links.rebuild(ctx)
+	}
+	if err != nil {
+		return a, err
 	}
 	a.recorder = newRecorder(a.queue.publish, a.spool)
 	a.counter = newCounter(a.queue, func(ctx context.Context, groups []clickGroup) ([]refusal, error) {

@@ -254,19 +254,21 @@ func (f *front) await(ctx context.Context, find func(context.Context) (cluster, 
 }
 
 // listen hears what processes say from now on.
-func (f *front) listen(c cluster) (err error) {
-	f.sub, err = f.conn.Subscribe(c.subject(beatKind), func(msg *nats.Msg) {
+func (f *front) listen(c cluster) error {
+	sub, err := f.conn.Subscribe(c.subject(beatKind), func(msg *nats.Msg) {
 		var o member
 		if c.open(beatKind, msg.Data, &o) {
 			f.learn(func() { f.hear(o, time.Now()) })
 		}
 	})
-	if err == nil {
-		err = f.conn.FlushTimeout(5 * time.Second)
-	}
 	if err != nil {
 		return fmt.Errorf("the broker of -nats does not answer: %w", err)
 	}
+	if err := f.conn.FlushTimeout(5 * time.Second); err != nil {
+		_ = sub.Unsubscribe() // it is made anew
+		return fmt.Errorf("the broker of -nats does not answer: %w", err)
+	}
+	f.sub = sub
 	return nil
 }
 

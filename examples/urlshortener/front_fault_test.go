@@ -115,7 +115,9 @@ func serveAsCommand(t *testing.T, h http.Handler) (url string) {
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- settings{drain: time.Minute}.serve(ctx, l, h, slog.New(slog.DiscardHandler), func() {}) }()
+	go func() {
+		ended <- settings{drain: time.Minute}.serve(ctx, l, h, slog.New(slog.DiscardHandler), func() {})
+	}()
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-ended)
@@ -226,4 +228,15 @@ func TestFrontHoles(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestFrontListens has the broker not answer when it is known whom to listen to: that is done anew, and nothing is left of
+// the attempt.
+func TestFrontListens(t *testing.T) {
+	t.Parallel()
+	f := startFront(t)
+	before := f.front.conn.NumSubscriptions()
+	f.broker.Shutdown()
+	require.ErrorContains(t, f.front.listen(testCluster), "the broker of -nats does not answer")
+	require.Equal(t, before, f.front.conn.NumSubscriptions())
 }

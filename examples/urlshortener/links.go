@@ -38,14 +38,12 @@ const (
 	maxTries = 10
 )
 
-// newLinks returns the links of a store. What is in the second level, if there is one, other processes see as well.
-func newLinks(ctx context.Context, s *store, c coder, capacity int, ttl time.Duration, expected uint64, next ttlcache.Tier[string, link]) (*links, error) {
+// newLinks returns the links of a store. The filter lets all codes pass until rebuild. What is in the second level, if
+// there is one, other processes see as well.
+func newLinks(s *store, c coder, capacity int, ttl time.Duration, expected uint64, next ttlcache.Tier[string, link]) (*links, error) {
 	l := &links{store: s, coder: c, clock: time.Now}
 	var err error
 	if l.guard, err = bloom.NewGuard[string, link](bloom.Config[string]{N: expected, FPR: 0.005}); err != nil {
-		return nil, err
-	}
-	if err := l.rebuild(ctx); err != nil {
 		return nil, err
 	}
 	load := l.guard.Guarded(func(ctx context.Context, code string) (link, error) {

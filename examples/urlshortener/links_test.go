@@ -23,8 +23,9 @@ func newTestLinks(t *testing.T, s *store) *links {
 	require.NoError(t, err)
 	p, err := newPermutation(key)
 	require.NoError(t, err)
-	l, err := newLinks(t.Context(), s, &counterCoder{permutation: p, block: s.block}, 1000, time.Minute, 10_000, nil)
+	l, err := newLinks(s, &counterCoder{permutation: p, block: s.block}, 1000, time.Minute, 10_000, nil)
 	require.NoError(t, err)
+	require.NoError(t, l.rebuild(t.Context()))
 	t.Cleanup(func() { require.NoError(t, l.cache.Close(context.Background())) })
 	return l
 }
@@ -96,8 +97,9 @@ func TestAbsentCodes(t *testing.T) {
 			}
 		}
 	})
-	l, err := newLinks(t.Context(), s, &counterCoder{permutation: p, block: s.block}, cacheCapacity, time.Minute, uint64(n), nil)
+	l, err := newLinks(s, &counterCoder{permutation: p, block: s.block}, cacheCapacity, time.Minute, uint64(n), nil)
 	require.NoError(t, err)
+	require.NoError(t, l.rebuild(t.Context()))
 	defer func() { require.NoError(t, l.cache.Close(context.Background())) }()
 	h := (&server{links: l, log: slog.New(slog.DiscardHandler)}).redirect
 	r := httptest.NewRequest(http.MethodGet, "/", nil)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -42,7 +43,11 @@ const (
 func ownership() consistenthash.Algorithm { return consistenthash.Rendezvous() }
 
 func newOwners(m *members, secret string) *owners {
-	return &owners{members: m, secret: secret, client: &http.Client{Timeout: askTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: 32}}}
+	return &owners{members: m, secret: secret, client: &http.Client{Timeout: askTimeout, Transport: &http.Transport{
+		// Who asks goes when his time is over; package net/http would go on connecting, to a machine that has gone for minutes.
+		DialContext:         (&net.Dialer{Timeout: askTimeout}).DialContext,
+		MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second,
+	}}}
 }
 
 // of returns the process that owns a code, and false if it is this one, or nobody can be asked.
@@ -63,7 +68,9 @@ func (o *owners) of(code string) (member, bool) {
 		o.ring, o.known = ring, now
 	}
 	m, ok := o.ring.Get(code)
-	return m, ok && m.ID != o.members.self.ID && m.URL != ""
+	// One that says that it is where this process is, as each does that is at 127.0.0.1 on a machine of its own, would be
+	// this one, which would wait for itself.
+	return m, ok && m.ID != o.members.self.ID && m.URL != "" && m.URL != o.members.self.URL
 }
 
 // ask asks the owner for a link. It returns an error if the owner has none, or does not know.
@@ -104,9 +111,13 @@ func (o *owners) serve(l *links) http.HandlerFunc {
 		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), ownKey{}, true), readTimeout)
 		defer cancel()
 		before := l.trusted()
+		if before == 0 {
+			http.Error(w, "", http.StatusServiceUnavailable)
+			return
+		}
 		found, err := l.resolve(ctx, r.PathValue("code"))
 		switch {
-		case before == 0 || l.trusted() != before:
+		case l.trusted() != before:
 			http.Error(w, "", http.StatusServiceUnavailable)
 		case errors.Is(err, errNoLink):
 			http.NotFound(w, r)
