@@ -386,6 +386,38 @@ func TestLeftBehind(t *testing.T) {
 	}
 }
 
+// A stopper is a second level in which nothing is, and that stops the process for a while when it is asked.
+type stopper struct{ stop func() }
+
+func (s stopper) Get(context.Context, string) (l link, remaining time.Duration, ok bool, err error) {
+	s.stop()
+	return link{}, 0, false, nil
+}
+func (stopper) Set(context.Context, string, link, time.Duration) error { return nil }
+func (stopper) Delete(context.Context, string) error                   { return nil }
+
+// TestStoppedInBetween has a process stopped while it looks for a link, and a link made meanwhile that it was not told of:
+// what its filter says is not believed any more.
+func TestStoppedInBetween(t *testing.T) {
+	s := newStore(t)
+	m := &members{directory: newDirectory(), trusted: true, periods: 1, since: time.Now(), horizon: time.Now().Add(time.Hour)}
+	l, err := newLinks(s, randomCoder{}, 100, time.Minute, 1000, stopper{func() {
+		require.NoError(t, s.insert(t.Context(), link{Code: "abcdefg", Target: "http://example.com"}))
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.horizon = time.Now().Add(-trustTime)
+	}})
+	require.NoError(t, err)
+	require.NoError(t, l.rebuild(t.Context()))
+	t.Cleanup(func() { require.NoError(t, l.cache.Close(context.Background())) })
+	l.others = m
+	require.NotZero(t, l.trusted())
+	_, err = l.resolve(t.Context(), "abcdefg")
+	require.NoError(t, err)
+	require.Zero(t, l.trusted())
+	require.EqualValues(t, 1, l.guard.Stats().Refused) // so it was the filter that did not know it
+}
+
 // TestDeployments has two deployments, over different databases, on one broker, and strangers: nobody waits for
 // processes of the other one, or asks them.
 func TestDeployments(t *testing.T) {

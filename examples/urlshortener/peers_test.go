@@ -166,7 +166,7 @@ func TestPeersStopped(t *testing.T) {
 		dir := t.TempDir()
 		wg.Go(func() {
 			processes[i] = startProcess(t, "-dir="+dir, "-dsn="+urls[0], "-dsn="+urls[1], "-nats=nats://"+gates[i].addr,
-				"-peers", fmt.Sprint("-process=", i))
+				"-peers")
 		})
 	}
 	wg.Wait()
