@@ -235,3 +235,16 @@ func TestSlowMember(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// TestUnheard has a process that has said that it is in, and not heard itself say so yet: others may have said the same
+// before, and it has not heard them either. Until then it makes no links.
+func TestUnheard(t *testing.T) {
+	m := &members{directory: newDirectory(), in: 5, echoed: 4, since: time.Now(), horizon: time.Now().Add(time.Hour)}
+	require.True(t, m.contactLocked())
+	require.False(t, m.presentLocked())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, m.make(ctx, "x", func() error { t.Error("it is made"); return nil }), errUntold)
+	m.echoed = 5
+	require.True(t, m.presentLocked())
+}

@@ -418,6 +418,71 @@ func TestStoppedInBetween(t *testing.T) {
 	require.EqualValues(t, 1, l.guard.Stats().Refused) // so it was the filter that did not know it
 }
 
+// TestOwnerStoppedInBetween has the owner of a link stopped while it looks for it: what it has found may not be true any more.
+func TestOwnerStoppedInBetween(t *testing.T) {
+	s := newStore(t)
+	m := &members{directory: newDirectory(), trusted: true, periods: 1, since: time.Now(), horizon: time.Now().Add(time.Hour)}
+	ask := func(stop func()) int {
+		l, err := newLinks(s, randomCoder{}, 100, time.Minute, 1000, stopper{stop})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, l.cache.Close(context.Background())) })
+		l.others = m
+		r := httptest.NewRequest("GET", ownerPath, nil)
+		r.SetPathValue("code", "abcdefg")
+		r.Header.Set("Authorization", "Bearer key")
+		w := httptest.NewRecorder()
+		newOwners(m, "key").serve(l)(w, r)
+		return w.Code
+	}
+	require.NoError(t, s.insert(t.Context(), link{Code: "abcdefg", Target: "http://example.com"}))
+	require.Equal(t, http.StatusOK, ask(func() {}))
+	require.Equal(t, http.StatusServiceUnavailable, ask(func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.horizon = time.Now().Add(-trustTime)
+	}))
+}
+
+// TestJoinWaits has a process that makes links deaf for a while, in which another joins: either it knows of the other one,
+// or it makes no more links when the other reads which there are.
+func TestJoinWaits(t *testing.T) {
+	t.Parallel()
+	s, broker := newStore(t), newTCPBroker(t)
+	a := newPeers(t, s, broker, "a")[0]
+	conn, err := nats.Connect("nats://" + broker)
+	require.NoError(t, err)
+	defer conn.Close()
+	c, err := s.cluster(t.Context())
+	require.NoError(t, err)
+	b := &peer{links: newTestLinks(t, s), name: "b"}
+	made := false
+	b.others, err = newMembers(conn, c, member{ID: "b"}, memberHooks{
+		admit: b.admit, drop: b.cache.Invalidate, distrust: b.guard.FailOpen, rebuild: func(ctx context.Context) error {
+			err := b.rebuild(ctx)
+			if err == nil && !made { // as if it took so long
+				made = a.make(ctx, "abcdefg") == nil
+			}
+			return err
+		},
+	}, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	defer b.others.close()
+	within(t, 10*time.Second, func() bool { // until it is about to say that it is in
+		b.others.mu.Lock()
+		defer b.others.mu.Unlock()
+		return !b.others.since.IsZero() && b.others.horizon.Sub(b.others.since) > leaseTime-2*beatEvery
+	})
+	a.gate.set(false, true, false)
+	within(t, 20*time.Second, func() bool { return b.trusted() != 0 })
+	if made {
+		find(t, "abcdefg", b)
+	}
+	a.gate.heal()
+	within(t, 20*time.Second, func() bool { return a.trusted() != 0 && len(b.others.list()) == 2 })
+	require.NoError(t, a.make(t.Context(), "later"))
+	find(t, "later", a, b)
+}
+
 // TestDeployments has two deployments, over different databases, on one broker, and strangers: nobody waits for
 // processes of the other one, or asks them.
 func TestDeployments(t *testing.T) {
