@@ -28,6 +28,8 @@ func (k *apiKeys) add(s string) error {
 	switch {
 	case !ok || name == "":
 		return errors.New("must be NAME=KEY")
+	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }): // headers have no others
+		return fmt.Errorf("the key of %s must have only printable characters of ASCII, and no spaces", name)
 	case len(key) < minKey:
 		return fmt.Errorf("the key of %s must have at least %d characters, got %d", name, minKey, len(key))
 	}

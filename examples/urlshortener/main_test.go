@@ -92,6 +92,7 @@ func TestFlagErrors(t *testing.T) {
 		{[]string{"-front", "-nats=nats://a", "-load=1s"}, nil, "-front keeps no links, it passes requests on to processes that do: -load cannot be given with it"},
 		{[]string{"-trusted-proxies=10.0.0.0/8 proxy"}, nil, `invalid value of -trusted-proxies: must be a network such as 10.0.0.0/8, or an address, got "proxy"`},
 		{[]string{"-trusted-proxies=10.0.0.0/33"}, nil, `invalid value of -trusted-proxies: must be a network such as 10.0.0.0/8, or an address, got "10.0.0.0/33"`},
+		{[]string{"-api-key=ann=ключ-к-ссылкам-secret"}, nil, "invalid value of -api-key: the key of ann must have only printable characters of ASCII, and no spaces"},
 		{[]string{"-trusted-proxies=::/0"}, nil, `invalid value of -trusted-proxies: must not be everybody, got "::/0"`},
 		{[]string{"-trusted-proxies=::ffff:0.0.0.0/96"}, nil, `invalid value of -trusted-proxies: must not be everybody, got "::ffff:0.0.0.0/96"`},
 		{nil, map[string]string{"URLSHORTENER_TRUSTED_PROXIES": "10.0.0.1:80"}, `invalid value of -trusted-proxies: must be a network such as 10.0.0.0/8, or an address, got "10.0.0.1:80"`},

@@ -202,3 +202,49 @@ func TestPageByKeyboard(t *testing.T) {
 		require.Regexp(t, "status of 4(01|22) ", c) // what the browser notes of answers
 	}
 }
+
+// TestPageImpatient clicks twice, has the list fail, and shows what is as long as it can be.
+func TestPageImpatient(t *testing.T) {
+	f := serveApp(t, nil)
+	const longest = "WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW"
+	f.create(t, `{"url":"https://example.com/`+long(1900)+`","alias":"`+longest+`","expires_in":86400}`)
+	resp, _ := f.do(t, "GET", "/"+longest, "", "Referer", "https://"+strings.Repeat("sub.", 60)+"example/")
+	require.Equal(t, 302, resp.StatusCode)
+	b := browser.Start(t)
+	b.Do(t, chromedp.EmulateViewport(360, 800), chromedp.Navigate(f.url+"/"))
+	b.Until(t, listed("Clicks of", longest))
+	b.Do(t, chromedp.Click(`[aria-label="Clicks of `+longest+`"]`))
+	b.Until(t, `document.querySelector("#chart-title").textContent === "Clicks of `+longest+`: 1"`)
+	b.Resize(t, 360, 800)
+
+	for i := range 25 {
+		f.create(t, fmt.Sprintf(`{"url":"https://example.com/%d"}`, i))
+	}
+	const codes = `[...document.querySelectorAll("#links li .short")].map((e) => e.textContent)`
+	b.Do(t, chromedp.Navigate(f.url+"/"))
+	b.Until(t, codes+`.length === 10`)
+	b.Do(t, chromedp.Evaluate[chromedp.Void](`void (document.querySelector("#more").click(), document.querySelector("#more").click())`))
+	b.Until(t, codes+`.length === 20`)
+	b.Do(t, chromedp.Click("#more"))
+	b.Until(t, `document.querySelector("#more").hidden`)
+	require.Equal(t, 26, browser.Eval[int](t, b, `new Set(`+codes+`).size`))
+	require.Equal(t, 26, browser.Eval[int](t, b, codes+`.length`))
+
+	// What fails is seen, though the button is far below; and a key that cannot be one is nothing that cannot be reached.
+	b.Do(t, set("#key", "ключ"), chromedp.Evaluate[chromedp.Void](`void document.querySelector("#links li:last-child button").click()`))
+	b.Until(t, saying+` === "the API key has characters that no key has"`)
+	b.Until(t, `(({top, bottom}) => top >= 0 && bottom <= innerHeight)(document.querySelector("#made").getBoundingClientRect())`)
+	b.Do(t, set("#key", ""))
+
+	// What was done is said, also if the list cannot be had then.
+	b.Do(t, chromedp.Evaluate[chromedp.Void](`void (window.real = fetch, window.fetch = (path, options) => path.startsWith("/api/links?")
+		? Promise.resolve(new Response("{}", {status: 503})) : real(path, options))`))
+	b.Do(t, set("#url", "https://example.com/once"),
+		chromedp.Evaluate[chromedp.Void](`void (document.querySelector("#form button").click(), document.querySelector("#form button").click())`))
+	b.Until(t, saying+`.startsWith("Made: ") && document.querySelector("#url").value === ""`)
+	_, body := f.do(t, "GET", "/api/links?limit=100", "")
+	require.Equal(t, 1, strings.Count(body, "https://example.com/once"))
+	b.Do(t, chromedp.Evaluate[chromedp.Void](`void document.querySelector('[aria-label="Delete `+longest+`"]').click()`))
+	b.Until(t, saying+` === "Deleted: `+longest+`" && !`+listed("Delete", longest))
+	require.Empty(t, b.Complaints())
+}

@@ -4,19 +4,21 @@ const $ = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
 const time = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 
-function headers(body) {
+function headers(path, body) {
   const h = {};
   if (body) h["Content-Type"] = "application/json";
-  const key = $("key").value.trim();
+  const key = path === "/api/status" ? "" : $("key").value.trim(); // which everybody may see
+  if (/[^!-~]/.test(key)) throw new Error("the API key has characters that no key has");
   if (key) h.Authorization = "Bearer " + key;
   return h;
 }
 
 // call asks the API, and throws an error that people can read.
 async function call(method, path, body) {
+  const h = headers(path, body);
   let response;
   try {
-    response = await fetch(path, { method, headers: headers(body), body: body ? JSON.stringify(body) : undefined });
+    response = await fetch(path, { method, headers: h, body: body ? JSON.stringify(body) : undefined });
   } catch {
     throw new Error("the service cannot be reached");
   }
@@ -45,12 +47,17 @@ function element(name, attributes, ...children) {
 function say(text, kind) {
   $("made").className = kind || "";
   $("made").replaceChildren(...[].concat(text));
+  $("made").scrollIntoView({ block: "nearest" }); // the button may be far below
 }
 
 const bad = (error) => say(error.message, "bad");
 
+let making = false; // one link for two clicks
+
 $("form").addEventListener("submit", async (event) => {
   event.preventDefault();
+  if (making) return;
+  making = true;
   const body = { url: $("url").value.trim() };
   if ($("alias").value.trim()) body.alias = $("alias").value.trim();
   if ($("expires").value) body.expires_in = Number($("expires").value);
@@ -59,26 +66,32 @@ $("form").addEventListener("submit", async (event) => {
     const link = await call("POST", "/api/links", body);
     say(["Made: ", element("a", { href: link.short_url, id: "short" }, link.short_url)], "good");
     $("url").value = $("alias").value = "";
-    await list();
+    await list().catch(() => {}); // what was made is to be seen in any case
   } catch (error) {
     bad(error);
+  } finally {
+    making = false;
   }
 });
 
 let next = "";
+let asked = 0; // how often the list was asked for: the last one counts
 
 const empty = (text) => element("li", { class: "empty" }, text);
 
 async function list(more) {
+  const mine = ++asked;
   let page;
   try {
     page = await call("GET", "/api/links?limit=10" + (more ? "&after=" + encodeURIComponent(next) : ""));
   } catch (error) {
+    if (mine !== asked) return;
     if (error.status !== 401) throw error;
     $("links").replaceChildren(empty("With your API key, your links are here."));
     $("more").hidden = true;
     return;
   }
+  if (mine !== asked) return;
   if (!more) $("links").replaceChildren();
   for (const link of page.links) {
     const item = element("li", {},
@@ -91,7 +104,8 @@ async function list(more) {
           await call("DELETE", "/api/links/" + link.code);
           say("Deleted: " + link.code, "good");
           if (shown === link.code) hideChart();
-          await list();
+          item.remove();
+          await list().catch(() => {});
           $("mine").focus(); // the button is gone
         } catch (error) {
           bad(error);
