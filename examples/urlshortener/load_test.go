@@ -19,8 +19,8 @@ import (
 func TestLoad(t *testing.T) {
 	code, stdout, stderr := command(t, nil, "-load=500ms", "-load-links=50", "-load-workers=8")
 	require.Zero(t, code, stderr)
-	require.Regexp(t, `Redirects \d+/s, p50 \S+s, p99 \S+s; the guide's peak is 3850/s`, stdout)
-	require.Regexp(t, `Links     \d+/s; the guide's peak is 40/s`, stdout)
+	require.Regexp(t, `Redirects \d+/s, p50 \S+s, p99 \S+s; with 100 million new links a month, there are 3850/s`, stdout)
+	require.Regexp(t, `Links     \d+/s; 100 million a month are 40/s`, stdout)
 	require.Contains(t, stdout, "Errors    0\n")
 	require.Contains(t, stdout, "by a handler that only redirects")
 	var answered, counted int
