@@ -248,3 +248,46 @@ func TestUnheard(t *testing.T) {
 	m.echoed = 5
 	require.True(t, m.presentLocked())
 }
+
+// TestLostInBetween has the contact lost while a link is made: who was not known may not have been told, so it is not
+// acknowledged.
+func TestLostInBetween(t *testing.T) {
+	a := newFakeProcess(t, newBroker(t), "a", new(sync.Map))
+	require.Eventually(t, a.fresh, 10*time.Second, 10*time.Millisecond)
+	err := a.make(t.Context(), "x", func() error {
+		a.members.mu.Lock()
+		defer a.members.mu.Unlock()
+		a.loseLocked()
+		return nil
+	})
+	require.ErrorIs(t, err, errUntold)
+	a.members.mu.Lock()
+	defer a.members.mu.Unlock()
+	require.True(t, a.owed["x"]) // they are told later
+}
+
+// TestLateEcho has a process hear its own beats long after it has sent them, as if it had been stopped: what others have
+// said since then comes later, so nobody is forgotten who was heard within leaseTime before a beat was sent.
+func TestLateEcho(t *testing.T) {
+	conn, err := nats.Connect("", nats.InProcessServer(newBroker(t)))
+	require.NoError(t, err)
+	defer conn.Close()
+	sub, err := conn.SubscribeSync("x")
+	require.NoError(t, err)
+	m := &members{
+		self: member{ID: "a"}, cluster: testCluster, conn: conn, log: slog.New(slog.DiscardHandler), directory: newDirectory(),
+		hooks: memberHooks{distrust: func() {}},
+	}
+	now := time.Now()
+	m.hear(member{ID: "b", In: true}, now.Add(-5*time.Second))
+	for n, ago := range map[uint64]time.Duration{3: 4 * time.Second, 4: time.Second} {
+		m.beats[n] = sent{n, now.Add(-ago)}
+	}
+	echo := func(n uint64) {
+		m.onBeat(&nats.Msg{Sub: sub, Data: testCluster.seal(beatKind, member{ID: "a", Number: n})})
+	}
+	echo(3)
+	require.Contains(t, m.others, "b")
+	echo(4)
+	require.Empty(t, m.others)
+}
