@@ -291,3 +291,33 @@ func TestLateEcho(t *testing.T) {
 	echo(4)
 	require.Empty(t, m.others)
 }
+
+// TestAnswerToJoin has a process join while another makes a link: it is answered when the link is made, and not before.
+func TestAnswerToJoin(t *testing.T) {
+	broker := newBroker(t)
+	a := newFakeProcess(t, broker, "a", new(sync.Map))
+	conn, err := nats.Connect("", nats.InProcessServer(broker))
+	require.NoError(t, err)
+	defer conn.Close()
+	answers, err := conn.SubscribeSync(conn.NewInbox())
+	require.NoError(t, err)
+
+	a.making.RLock()
+	join := announcement{Kind: "join", From: member{ID: "b", In: true}}
+	require.NoError(t, conn.PublishRequest(testCluster.subject(announceKind), answers.Subject, testCluster.seal(announceKind, join)))
+	require.Eventually(t, func() bool { // until it waits for that
+		free := a.making.TryRLock()
+		if free {
+			a.making.RUnlock()
+		}
+		return !free
+	}, 10*time.Second, time.Millisecond)
+	require.NoError(t, a.conn.Flush())
+	require.NoError(t, conn.Flush())
+	pending, _, err := answers.Pending()
+	require.NoError(t, err)
+	require.Zero(t, pending)
+	a.making.RUnlock()
+	_, err = answers.NextMsg(10 * time.Second)
+	require.NoError(t, err)
+}
