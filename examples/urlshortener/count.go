@@ -152,9 +152,10 @@ func countTogether(ctx context.Context, db *sql.DB, groups []clickGroup, now tim
 			return err
 		}
 	}
-	keys := slices.SortedFunc(maps.Keys(sum), func(a, b click) int {
-		return cmp.Or(cmp.Compare(a.Code, b.Code), cmp.Compare(a.Day, b.Day), cmp.Compare(a.Referrer, b.Referrer))
-	})
+	if err := boundReferrers(ctx, tx, sum); err != nil {
+		return err
+	}
+	keys := slices.SortedFunc(maps.Keys(sum), compareClicks)
 	for some := range slices.Chunk(keys, rowsPerInsert) {
 		var args []any
 		for _, c := range some {
@@ -169,6 +170,78 @@ func countTogether(ctx context.Context, db *sql.DB, groups []clickGroup, now tim
 		return nil
 	}
 	return tx.Commit()
+}
+
+func compareClicks(a, b click) int {
+	return cmp.Or(cmp.Compare(a.Code, b.Code), cmp.Compare(a.Day, b.Day), cmp.Compare(a.Referrer, b.Referrer))
+}
+
+// maxDayReferrers is how many referrers of a link are kept of a day, each of which is a row: strangers write them, and
+// as many as they like. The first ones are; others are counted together. Two who count at the same time may keep some
+// more.
+const maxDayReferrers = 200
+
+// boundReferrers makes clicks from new referrers those of others, if the link has enough of that day.
+func boundReferrers(ctx context.Context, tx *sql.Tx, sum map[click]int64) error {
+	named := map[click][]click{} // by link and day
+	for c := range sum {
+		if c.Referrer != "" && c.Referrer != others {
+			day := click{Code: c.Code, Day: c.Day}
+			named[day] = append(named[day], c)
+		}
+	}
+	for some := range slices.Chunk(slices.SortedFunc(maps.Keys(named), compareClicks), rowsPerInsert) {
+		var where []string
+		var args []any
+		for i, day := range some {
+			where = append(where, fmt.Sprintf("code = $%d AND day = $%d", 2*i+1, 2*i+2))
+			args = append(args, day.Code, day.Day)
+		}
+		counts, err := scanAll(ctx, tx, `SELECT code, day, '', COUNT(*) FROM clicks WHERE `+strings.Join(where, " OR ")+` GROUP BY code, day`, args...)
+		if err != nil {
+			return err
+		}
+		for _, day := range some {
+			if counts[day]+int64(len(named[day])) <= maxDayReferrers {
+				continue
+			}
+			known, err := scanAll(ctx, tx, `SELECT code, day, referrer, n FROM clicks WHERE code = $1 AND day = $2`, day.Code, day.Day)
+			if err != nil {
+				return err
+			}
+			room := maxDayReferrers - len(known)
+			slices.SortFunc(named[day], compareClicks)
+			for _, c := range named[day] {
+				if _, is := known[c]; is {
+					continue
+				}
+				if room--; room < 0 {
+					sum[click{c.Code, c.Day, others}] += sum[c]
+					delete(sum, c)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// scanAll returns the rows of a query for a code, day, referrer and number.
+func scanAll(ctx context.Context, tx *sql.Tx, query string, args ...any) (map[click]int64, error) {
+	found, err := tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	all := map[click]int64{}
+	for found.Next() {
+		var c click
+		var n int64
+		if err := found.Scan(&c.Code, &c.Day, &c.Referrer, &n); err != nil {
+			return nil, err
+		}
+		all[c] = n
+	}
+	return all, found.Err()
 }
 
 func compareBlocks(a, b block) int {
@@ -263,10 +336,10 @@ type tally struct {
 // maxReferrers is how many referrers are shown of a link: strangers write them, and as many as they like.
 const maxReferrers = 50
 
-// others is the sum of the referrers that are not shown. No host has parentheses.
+// others is the referrers that are not kept, or not shown. No host has parentheses.
 const others = "(others)"
 
-// clicks returns how often a link was followed, so far as it is counted. The database adds up, as there may be a million
+// clicks returns how often a link was followed, so far as it is counted. The database adds up, as there may be many
 // referrers, and in one statement, so that the sums are those of one moment.
 func (s *store) clicks(ctx context.Context, code string) (tally, error) {
 	t := tally{Days: map[string]int64{}, Referrers: map[string]int64{}}
@@ -295,7 +368,7 @@ func (s *store) clicks(ctx context.Context, code string) (tally, error) {
 		t.Referrers[referrer] = n
 	}
 	if t.Total > shown {
-		t.Referrers[others] = t.Total - shown
+		t.Referrers[others] += t.Total - shown
 	}
 	return t, rows.Err()
 }

@@ -38,18 +38,49 @@ func testMostReferrers(t *testing.T, s *store) {
 	add(3, today, "")
 	add(60, today, "big.example")
 	add(40, today-1, "big.example")
-	for i := range 200 {
+	for i := range 190 {
 		add(1, today-1, fmt.Sprintf("host-%03d", i))
 	}
 	mustCount(t, s, noon, g)
 	got, err := s.clicks(t.Context(), "popular")
 	require.NoError(t, err)
-	require.EqualValues(t, 303, got.Total)
-	require.Equal(t, map[string]int64{"2026-05-03": 240, "2026-05-04": 63}, got.Days)
+	require.EqualValues(t, 293, got.Total)
+	require.Equal(t, map[string]int64{"2026-05-03": 230, "2026-05-04": 63}, got.Days)
 	require.Len(t, got.Referrers, maxReferrers+1)
 	require.EqualValues(t, 100, got.Referrers["big.example"])
 	require.EqualValues(t, 3, got.Referrers[""])
-	require.EqualValues(t, 200-(maxReferrers-2), got.Referrers[others])
+	require.EqualValues(t, 190-(maxReferrers-2), got.Referrers[others])
+
+	// Of a day, the first ones are kept; all are counted.
+	g = clickGroup{Run: "flood", Number: 1}
+	add(5, today, "first.example")
+	mustCount(t, s, noon, g)
+	for n := range 5 {
+		g = clickGroup{Run: "flood", Number: uint64(2 + n)}
+		add(2, today, "first.example")
+		add(1, today, "")
+		for i := range 150 {
+			add(1, today, fmt.Sprintf("flood-%d.example", 100*n+i))
+			g.Clicks[len(g.Clicks)-1].Code = "flooded"
+			add(1, today+1, fmt.Sprintf("flood-%d.example", 100*n+i))
+			g.Clicks[len(g.Clicks)-1].Code = "flooded"
+		}
+		mustCount(t, s, noon, g, g)
+	}
+	got, err = s.clicks(t.Context(), "flooded")
+	require.NoError(t, err)
+	require.EqualValues(t, 1500, got.Total)
+	require.Equal(t, map[string]int64{"2026-05-04": 750, "2026-05-05": 750}, got.Days)
+	require.Len(t, got.Referrers, maxReferrers)
+	require.Positive(t, got.Referrers[others])
+	for _, day := range []int64{today, today + 1} {
+		var rows int
+		require.NoError(t, s.db.QueryRow(t.Context(), "flooded", `SELECT COUNT(*) FROM clicks WHERE code = 'flooded' AND day = $1`, day).Scan(&rows))
+		require.Equal(t, maxDayReferrers+1, rows)
+	}
+	got, err = s.clicks(t.Context(), "popular")
+	require.NoError(t, err)
+	require.EqualValues(t, 15, got.Referrers["first.example"])
 
 	mustCount(t, s, noon, clickGroup{Run: "run", Number: 2, Clicks: []click{{Code: "rare", Day: today, Referrer: "a"}}})
 	got, err = s.clicks(t.Context(), "rare")
