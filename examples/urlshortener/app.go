@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -178,14 +179,13 @@ func (a *app) limits() (*httplimit.Middleware, error) {
 	})
 }
 
-// every calls f now and then, until the app is closed.
+// every calls f now and then, until the app is closed. Of processes that were started together, not all do it at the
+// same time: after the first hour they are spread over a fifth of one.
 func (a *app) every(ctx context.Context, interval time.Duration, what string, f func(context.Context) error) {
 	a.jobs.Go(func() {
-		t := time.NewTicker(interval)
-		defer t.Stop()
 		for {
 			select {
-			case <-t.C:
+			case <-time.After(interval - interval/10 + mathrand.N(interval/5)):
 			case <-ctx.Done():
 				return
 			}
