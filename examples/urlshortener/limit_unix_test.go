@@ -103,3 +103,21 @@ func TestDiskFull(t *testing.T) {
 	}, "clicks that were recorded are not counted")
 	require.Equal(t, r.clicked.Load(), r.published.Load()+r.spooled.Load()+r.dropped.Load())
 }
+
+// TestSpoolTooManyFiles has a process that can open no more files when the broker is back: the spool is read later, and
+// not kept aside as if it were damaged.
+func TestSpoolTooManyFiles(t *testing.T) {
+	dir := t.TempDir()
+	s := newSpool(t, dir, 1<<20)
+	require.NoError(t, s.add(numbered(0)))
+	var old syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old))
+	limited := old
+	limited.Cur = 3
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limited))
+	err := s.replay(func(clickGroup) error { t.Error("delivered"); return nil })
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old))
+	require.ErrorIs(t, err, syscall.EMFILE)
+	require.Equal(t, to(1), numbers(t, s))
+	require.Empty(t, files(t, dir, "*"))
+}

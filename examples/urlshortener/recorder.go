@@ -22,6 +22,7 @@ type recorder struct {
 	mu      sync.Mutex
 	pending []click
 	waiters chan struct{} // closed when the pending clicks are recorded
+	keeping time.Time     // since when a group is being recorded; zero: none is
 	wake    chan struct{}
 	closed  bool
 
@@ -44,6 +45,8 @@ const (
 	maxPending = 64 * maxClicks
 	// publishTimeout is how long the broker has to take a group; after that the spool takes it.
 	publishTimeout = 500 * time.Millisecond
+	// patience is how long a group may take to be recorded. If it takes longer, the disk hangs, and nobody waits for that.
+	patience = time.Second
 	// replayEvery is how often it is looked whether the broker is back.
 	replayEvery = 250 * time.Millisecond
 )
@@ -59,7 +62,8 @@ func newRecorder(publish func(context.Context, clickGroup) error, spool *spool) 
 	return r
 }
 
-// record returns when the click is recorded, or dropped, or ctx has ended; then it may still be recorded.
+// record returns when the click is recorded, or dropped, or ctx has ended, or the disk hangs; then it may still be
+// recorded.
 func (r *recorder) record(ctx context.Context, c click) error {
 	r.mu.Lock()
 	if r.closed {
@@ -74,10 +78,14 @@ func (r *recorder) record(ctx context.Context, c click) error {
 	}
 	r.pending = append(r.pending, c)
 	recorded := r.waiters
+	hangs := !r.keeping.IsZero() && time.Since(r.keeping) > patience
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
 	default: // it is awake, or will be
+	}
+	if hangs {
+		return nil
 	}
 	select {
 	case <-recorded:
@@ -114,11 +122,19 @@ func (r *recorder) next() bool {
 	r.mu.Unlock()
 	for rest := clicks; len(rest) > 0; {
 		n := groupLength(rest)
+		r.setKeeping(time.Now())
 		r.keep(rest[:n])
 		rest = rest[n:]
 	}
+	r.setKeeping(time.Time{})
 	close(recorded)
 	return len(clicks) > 0
+}
+
+func (r *recorder) setKeeping(since time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keeping = since
 }
 
 // groupLength returns how many of the clicks are the next group.
@@ -168,7 +184,9 @@ func (r *recorder) replay() {
 		if !r.away.Load() && r.spool.bytes() == 0 {
 			continue
 		}
-		err := r.spool.replay(func(g clickGroup) error {
+		tried := false
+		_ = r.spool.replay(func(g clickGroup) error {
+			tried = true
 			select {
 			case <-r.stop: // the rest comes when the process is started again
 				return errors.New("the recorder is closed")
@@ -182,7 +200,7 @@ func (r *recorder) replay() {
 			r.away.Store(err != nil)
 			return err
 		})
-		if err == nil {
+		if !tried { // there is nothing, or it cannot be read: the next group tells whether the broker is there
 			r.away.Store(false)
 		}
 	}

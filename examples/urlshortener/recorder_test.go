@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -185,4 +187,61 @@ func TestReplayUnderLoad(t *testing.T) {
 	}
 	require.EqualValues(t, recorded.Load(), all)
 	require.Zero(t, r.dropped.Load())
+}
+
+// TestDiskHangs has no broker, and a disk on which nothing is ever written: who comes later waits for neither, nor who
+// asks how much there is. When the disk goes on, all is recorded.
+func TestDiskHangs(t *testing.T) {
+	s := newSpool(t, t.TempDir(), 1<<20)
+	hang := make(chan struct{})
+	create := s.create
+	s.create = func(name string) (spoolFile, error) {
+		f, err := create(name)
+		return hookedFile{f, func() error { <-hang; return nil }}, err
+	}
+	r := newRecorder(func(context.Context, clickGroup) error { return errors.New("away") }, s)
+	defer r.close()
+	goOn := sync.OnceFunc(func() { close(hang) })
+	defer goOn()
+	within(t, 30*time.Second, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), patience/10)
+		defer cancel()
+		return r.record(ctx, click{Code: "abc"}) == nil
+	}, "everybody waits for the disk")
+	require.Zero(t, s.bytes())
+	for range 1000 {
+		require.NoError(t, r.record(t.Context(), click{Code: "abc"}))
+	}
+	require.Zero(t, r.spooled.Load()+r.dropped.Load())
+	goOn()
+	within(t, 30*time.Second, func() bool { return r.spooled.Load() == r.clicked.Load() })
+}
+
+// TestSpoolUnreadableOnReturn has a spool that cannot be read when the broker is back: that keeps no click from it.
+func TestSpoolUnreadableOnReturn(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "here")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	s := newSpool(t, dir, 1<<20)
+	var away atomic.Bool
+	away.Store(true)
+	r := newRecorder(func(context.Context, clickGroup) error {
+		if away.Load() {
+			return errors.New("away")
+		}
+		return nil
+	}, s)
+	defer r.close()
+	require.NoError(t, r.record(t.Context(), click{Code: "abc"}))
+	require.EqualValues(t, 1, r.spooled.Load())
+	require.NoError(t, os.Rename(dir, dir+"-not"))
+	require.NoError(t, os.WriteFile(dir, nil, 0o600)) // no directory, so that nothing in it can be opened
+	away.Store(false)
+	within(t, 30*time.Second, func() bool {
+		require.NoError(t, r.record(t.Context(), click{Code: "abc"}))
+		return r.published.Load() > 0
+	}, "the broker is never asked again")
+	require.Positive(t, s.bytes())
+	require.NoError(t, os.Remove(dir))
+	require.NoError(t, os.Rename(dir+"-not", dir))
+	within(t, 30*time.Second, func() bool { return s.bytes() == 0 })
 }

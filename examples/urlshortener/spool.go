@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // A spool keeps groups of clicks in files while the broker is away. A group is on the disk when add returns. Files are
@@ -32,11 +33,12 @@ type spool struct {
 	log    *slog.Logger
 	create func(name string) (spoolFile, error)
 
+	size atomic.Int64 // of all; it changes with mu, and is read without, so that who asks does not wait for the disk
+
 	mu       sync.Mutex
 	segments []*segment // the oldest first
 	out      spoolFile  // of the last one; nil: the next group begins another
 	next     uint64     // its number
-	size     int64      // of all
 
 	// Only replay uses these.
 	offset  int64 // in the first one: how far it is delivered
@@ -67,6 +69,7 @@ const (
 	segmentBytes = 4 << 20
 	maxRecord    = 4 << 20
 	recordHead   = 12
+	maxSegment   = segmentBytes + recordHead + maxRecord
 
 	segmentFormat = "clicks-%020d.spool"
 	damaged       = ".damaged" // is behind the name of a file that is kept aside
@@ -100,7 +103,8 @@ func openSpool(dir string, max int64, log *slog.Logger) (*spool, error) {
 			return nil, err
 		}
 		if size > 0 {
-			s.segments, s.size = append(s.segments, &segment{path, size}), s.size+size
+			s.segments = append(s.segments, &segment{path, size})
+			s.size.Add(size)
 		}
 	}
 	return s, nil
@@ -132,7 +136,7 @@ func (s *spool) add(g clickGroup) error {
 	binary.LittleEndian.PutUint32(record[8:], crc32.Checksum(body, castagnoli))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(body) > maxRecord || s.size+int64(len(record)) > s.max {
+	if len(body) > maxRecord || s.size.Load()+int64(len(record)) > s.max {
 		return errSpoolFull
 	}
 	if err := s.beginLocked(); err != nil {
@@ -146,7 +150,7 @@ func (s *spool) add(g clickGroup) error {
 		return errors.Join(err, s.abandonLocked())
 	}
 	last.size += int64(len(record))
-	s.size += int64(len(record))
+	s.size.Add(int64(len(record)))
 	return nil
 }
 
@@ -164,10 +168,10 @@ func (s *spool) beginLocked() error {
 	if err != nil {
 		return err
 	}
+	s.next++                               // also if this file comes to nothing: perhaps it cannot be removed
 	if err := syncDir(s.dir); err != nil { // a file that is not in its directory after a power failure is lost
 		return errors.Join(err, out.Close(), os.Remove(name))
 	}
-	s.next++
 	s.segments, s.out = append(s.segments, &segment{path: name}), out
 	return nil
 }
@@ -200,11 +204,7 @@ func syncDir(dir string) error {
 }
 
 // bytes returns how much is kept.
-func (s *spool) bytes() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.size
-}
+func (s *spool) bytes() int64 { return s.size.Load() }
 
 // replay gives all groups that are kept to deliver, the oldest first, until that returns an error; the next call goes on
 // with the group that was not delivered. It is not to be called by two at the same time. It returns nil if there is
@@ -230,10 +230,20 @@ func (s *spool) replaySegment(g segment, deliver func(clickGroup) error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		s.log.Error("a file of the spool has disappeared", "file", g.path)
-		return s.finish(func(string) error { return nil })
-	case err != nil: // those behind it need not wait for it
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.finishLocked(func(string) error { return nil })
+		return nil
+	case err != nil:
+		if _, other := os.ReadDir(s.dir); other != nil { // it is not the file: perhaps too many are open
+			return err
+		}
+		// Those behind it need not wait for it.
 		s.log.Error("a file of the spool cannot be read, and is kept aside", "file", g.path, "error", err)
-		return s.finish(setAside)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.finishLocked(setAside)
+		return nil
 	}
 	for len(body) > 0 {
 		group, length, ok := readRecord(body)
@@ -252,32 +262,33 @@ func (s *spool) replaySegment(g segment, deliver func(clickGroup) error) error {
 		body = body[length:]
 	}
 	s.mu.Lock()
-	more := s.segments[0].size > g.size // was added meanwhile
-	s.mu.Unlock()
-	switch {
-	case more:
+	defer s.mu.Unlock()
+	if s.segments[0].size > g.size { // was added meanwhile
 		return nil
-	case s.damaged:
-		return s.finish(setAside)
 	}
-	return s.finish(os.Remove)
+	away := os.Remove
+	if s.damaged {
+		away = setAside
+	}
+	s.finishLocked(away)
+	return nil
 }
 
-// finish does away with the first file.
-func (s *spool) finish(away func(path string) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// finishLocked does away with the first file. If that fails, it is not delivered again before a restart: those behind it
+// must not wait for it.
+func (s *spool) finishLocked(away func(path string) error) {
 	first := s.segments[0]
 	if len(s.segments) == 1 && s.out != nil {
 		_ = s.out.Close() // all of it was synced
 		s.out = nil
 	}
 	if err := away(first.path); err != nil {
-		return err
+		s.log.Error("a file of the spool is done with, and stays, as it cannot be removed; it is delivered again after a restart",
+			"file", first.path, "error", err)
 	}
-	s.segments, s.size = s.segments[1:], s.size-first.size
+	s.segments = s.segments[1:]
+	s.size.Add(-first.size)
 	s.offset, s.damaged = 0, false
-	return nil
 }
 
 // setAside keeps a file under a name by which it is not delivered again.
@@ -285,6 +296,9 @@ func setAside(path string) error { return os.Rename(path, path+damaged) }
 
 // readFrom returns what is in a file from one offset to another, or to its end.
 func readFrom(path string, from, to int64) ([]byte, error) {
+	if to > maxSegment {
+		return nil, fmt.Errorf("it has %d bytes, and none was written with more than %d", to, maxSegment)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

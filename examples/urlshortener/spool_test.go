@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -369,4 +371,109 @@ func TestSpoolFailingDisk(t *testing.T) {
 	}
 	rate = 0
 	require.Empty(t, files(t, dir, "*"+damaged)) // nothing is mistaken for damage
+}
+
+// A hookedFile is a file that calls a function in place of Sync.
+type hookedFile struct {
+	spoolFile
+	sync func() error
+}
+
+func (f hookedFile) Sync() error { return f.sync() }
+
+// TestSpoolStays has files that cannot be removed, as if the disk could only be read by now: those behind them are
+// delivered all the same, and nothing twice.
+func TestSpoolStays(t *testing.T) {
+	dir := t.TempDir()
+	s := newSpool(t, dir, 1<<30)
+	for n := range 2 {
+		require.NoError(t, s.add(clickGroup{"run", uint64(n), []click{{Referrer: strings.Repeat("x", segmentBytes*2/3)}}}))
+		require.NoError(t, s.add(clickGroup{"run", uint64(n + 10), []click{{Referrer: strings.Repeat("x", segmentBytes*2/3)}}}))
+	}
+	first := files(t, dir, "*")[0]
+	var got []uint64
+	require.NoError(t, s.replay(func(g clickGroup) error {
+		if got = append(got, g.Number); len(got) == 1 { // a directory that is not empty is in its place
+			require.NoError(t, os.Remove(first))
+			require.NoError(t, os.MkdirAll(filepath.Join(first, "below"), 0o700))
+		}
+		return nil
+	}))
+	require.Equal(t, []uint64{0, 10, 1, 11}, got)
+	require.Zero(t, s.bytes())
+	require.Equal(t, []string{first}, files(t, dir, "*"))
+}
+
+// TestSpoolNumberTaken has a file that was made, and then neither outlasts a power failure nor can be removed: the next
+// one has another number.
+func TestSpoolNumberTaken(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "here")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	s := newSpool(t, dir, 1<<20)
+	create := s.create
+	s.create = func(name string) (spoolFile, error) {
+		f, err := create(name)
+		require.NoError(t, os.Rename(dir, dir+"-not"))
+		return f, err
+	}
+	require.ErrorIs(t, s.add(numbered(1)), os.ErrNotExist)
+	require.NoError(t, os.Rename(dir+"-not", dir))
+	s.create = create
+	require.NoError(t, s.add(numbered(0)))
+	require.Equal(t, to(1), numbers(t, s))
+}
+
+// TestSpoolTooLong has a file of a length that nobody has, as a file system may leave one: it is kept aside.
+func TestSpoolTooLong(t *testing.T) {
+	dir := t.TempDir()
+	long := filepath.Join(dir, fmt.Sprintf(segmentFormat, 1))
+	f, err := os.Create(long)
+	require.NoError(t, err)
+	require.NoError(t, f.Truncate(1<<40))
+	require.NoError(t, f.Close())
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf(segmentFormat, 2)), make([]byte, maxSegment), 0o600))
+	s := newSpool(t, dir, 1<<62)
+	require.NoError(t, s.add(numbered(0)))
+	require.Equal(t, to(1), numbers(t, s))
+	require.FileExists(t, long+damaged)
+	require.Len(t, files(t, dir, "*"), 1)
+}
+
+// TestSpoolAddAtTheEnd adds groups just when the last one of a file was delivered: none comes between the last look at
+// the file and its end. So that this happens, the lock is kept until others wait for it, and then goes round.
+func TestSpoolAddAtTheEnd(t *testing.T) {
+	s := newSpool(t, t.TempDir(), 1<<30)
+	seen := map[uint64]bool{}
+	const each = 3
+	for round := range 20 {
+		first := round * (each + 1)
+		require.NoError(t, s.add(numbered(first)))
+		var adding sync.WaitGroup
+		require.NoError(t, s.replay(func(g clickGroup) error {
+			if seen[g.Number] = true; int(g.Number) != first {
+				return nil
+			}
+			s.mu.Lock()
+			adding.Add(1)
+			time.AfterFunc(2*time.Millisecond, func() {
+				defer adding.Done()
+				for n := range each {
+					adding.Go(func() {
+						if err := s.add(numbered(first + 1 + n)); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				time.AfterFunc(2*time.Millisecond, func() {
+					s.mu.Unlock()
+					s.mu.Lock() // who is woken in vain is handed the lock next, and those behind him after that
+					time.AfterFunc(2*time.Millisecond, s.mu.Unlock)
+				})
+			})
+			return nil
+		}))
+		adding.Wait()
+		require.NoError(t, s.replay(func(g clickGroup) error { seen[g.Number] = true; return nil }))
+		require.Len(t, seen, first+1+each)
+	}
 }
