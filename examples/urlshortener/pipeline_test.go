@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 )
@@ -274,4 +276,110 @@ func TestStreamLimits(t *testing.T) {
 		require.NoError(t, q.publish(t.Context(), clickGroup{"run", i + 1, nil}))
 	}
 	require.Error(t, q.publish(t.Context(), clickGroup{"run", 11, nil}))
+}
+
+// TestStreamBegunAnew has a broker in this process whose stream is made anew, with numbers that were there before, while
+// groups are counted: those that come are counted, and not taken away as if they were the ones before.
+func TestStreamBegunAnew(t *testing.T) {
+	dir := t.TempDir()
+	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: dir})
+	require.NoError(t, err)
+	defer q.close()
+	var mu sync.Mutex
+	counted := map[string]bool{}
+	counting, goOn := make(chan struct{}), make(chan struct{})
+	c := newCounter(q, func(_ context.Context, groups []clickGroup) ([]refusal, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, g := range groups {
+			if counted[g.id()] = true; g.Number == 11 {
+				close(counting)
+				<-goOn
+			}
+		}
+		return nil, nil
+	}, dir, slog.New(slog.DiscardHandler))
+	defer c.close()
+	publish := func(from, to uint64) {
+		t.Helper()
+		for n := from; n <= to; n++ {
+			require.NoError(t, q.publish(t.Context(), clickGroup{"run", n, []click{{Code: "abc"}}}))
+		}
+	}
+	state := func() jetstream.StreamState {
+		info, err := (*q.groups.Load()).Info(t.Context())
+		require.NoError(t, err)
+		return info.State
+	}
+	publish(1, 10)
+	within(t, 30*time.Second, func() bool { return state().FirstSeq == 11 })
+	publish(11, 11)
+	<-counting
+	require.NoError(t, q.stream.DeleteStream(t.Context(), q.config.clickStream()))
+	require.NoError(t, q.prepare(t.Context()))
+	publish(12, 40)
+	close(goOn)
+	within(t, 30*time.Second, func() bool { s := state(); return s.Msgs == 0 && s.LastSeq == 29 })
+	mu.Lock()
+	defer mu.Unlock()
+	require.Len(t, counted, 40)
+}
+
+// TestLongGroups has more in the queue than is to be in the memory at once.
+func TestLongGroups(t *testing.T) {
+	dir := t.TempDir()
+	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: dir})
+	require.NoError(t, err)
+	defer q.close()
+	const all = 12
+	for n := range uint64(all) {
+		require.NoError(t, q.publish(t.Context(), clickGroup{"run", n + 1, []click{{Referrer: strings.Repeat("x", maxGroup)}}}))
+	}
+	var most, counted atomic.Int64
+	c := newCounter(q, func(_ context.Context, groups []clickGroup) ([]refusal, error) {
+		most.Store(max(most.Load(), int64(len(groups))))
+		counted.Add(int64(len(groups)))
+		return nil, nil
+	}, dir, slog.New(slog.DiscardHandler))
+	defer c.close()
+	within(t, 30*time.Second, func() bool { return counted.Load() == all })
+	require.LessOrEqual(t, most.Load()*maxGroup, int64(fetchBytes))
+}
+
+// TestNetworkTakesNothing has a network to the broker that takes nothing any more: who publishes is told so in time,
+// though what he sends does not fit into what the system keeps of it.
+func TestNetworkTakesNothing(t *testing.T) {
+	s, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, JetStream: true, StoreDir: t.TempDir()})
+	require.NoError(t, err)
+	s.Start()
+	require.True(t, s.ReadyForConnections(10*time.Second))
+	defer func() { s.Shutdown(); s.WaitForShutdown() }()
+	g := newGate(t, s.Addr().String())
+	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: t.TempDir(), url: "nats://" + g.addr})
+	require.NoError(t, err)
+	defer q.close()
+	publish := func(n int) error {
+		ctx, cancel := context.WithTimeout(t.Context(), publishTimeout/10)
+		defer cancel()
+		return q.publish(ctx, clickGroup{"run", uint64(n), []click{{Referrer: strings.Repeat("x", maxGroup)}}})
+	}
+	within(t, 30*time.Second, func() bool { return publish(1) == nil })
+	g.set(true, false, false)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := range 30 {
+			if publish(n+2) == nil {
+				t.Error("it was taken")
+			}
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second): // 30 times a twentieth of a second is more than enough
+		t.Error("it is waited for the network")
+	}
+	g.heal()
+	within(t, 30*time.Second, func() bool { return publish(100) == nil })
+	<-done
 }

@@ -58,6 +58,7 @@ func openQueue(ctx context.Context, c queueConfig) (*queue, error) {
 	q := &queue{config: c}
 	options := []nats.Option{
 		nats.Name("urlshortener"), nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond),
+		nats.FlusherTimeout(publishTimeout), // a network that takes nothing would keep who publishes for a minute
 		nats.ReconnectHandler(func(*nats.Conn) { q.unsure.Store(true) }),
 	}
 	if c.url == "" {
@@ -157,7 +158,7 @@ func tryDisk(dir string) error {
 // that takes; if there is no room for more, the broker takes none, and throws away nothing.
 func (q *queue) prepare(ctx context.Context) error {
 	// Taking away each group by itself is a write for each of them, which waits for the disk, as do groups that come
-	// meanwhile. If nobody else counts what is there, this process knows what is counted, and takes it away together.
+	// meanwhile. If nobody else counts what is there, this process takes away together what is counted.
 	retention := jetstream.WorkQueuePolicy
 	if q.config.url == "" {
 		retention = jetstream.LimitsPolicy
@@ -230,11 +231,7 @@ type counter struct {
 	jobs  sync.WaitGroup
 	stop  context.CancelFunc
 
-	// Of a broker in this process: all up to floor are done with, as are those behind it that are in done, and those up to
-	// discarded are not in the stream any more. They are the broker's numbers, without a gap, from the first that it has.
-	begun            bool
-	floor, discarded uint64
-	done             map[uint64]bool
+	discarded uint64 // up to which group, by the broker's number, the stream of a broker in this process was cleared
 
 	refusals map[string]int // how often groups were refused, by ID
 	refused  atomic.Int64   // clicks in the file, of this process
@@ -242,8 +239,11 @@ type counter struct {
 
 const (
 	fetchGroups = 1000
-	fetchWait   = 500 * time.Millisecond // what is counted together takes fewer writes
-	retryWait   = 500 * time.Millisecond
+	// fetchBytes is how long groups may be that are counted together: so they take neither too much memory nor too much
+	// time, however long they are. A single one must be shorter.
+	fetchBytes = 2 * maxMessage
+	fetchWait  = 500 * time.Millisecond // what is counted together takes fewer writes
+	retryWait  = 500 * time.Millisecond
 	// maxRefusals is how often a group is refused before it goes into the file; each time it waits twice as long.
 	maxRefusals = 4
 	refusedFile = "clicks.refused"
@@ -251,7 +251,7 @@ const (
 
 func newCounter(q *queue, count func(context.Context, []clickGroup) ([]refusal, error), dir string, log *slog.Logger) *counter {
 	ctx, stop := context.WithCancel(context.Background())
-	c := &counter{queue: q, count: count, dir: dir, log: log, stop: stop, refusals: map[string]int{}, done: map[uint64]bool{}}
+	c := &counter{queue: q, count: count, dir: dir, log: log, stop: stop, refusals: map[string]int{}}
 	c.jobs.Go(func() {
 		for failing := false; ctx.Err() == nil; {
 			q.revive(log)
@@ -286,16 +286,7 @@ func newCounter(q *queue, count func(context.Context, []clickGroup) ([]refusal, 
 func (c *counter) mend(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	err := c.queue.prepare(ctx)
-	if err == nil && c.begun {
-		var info *jetstream.StreamInfo
-		// The broker's numbers have begun anew: those that are known say nothing of what comes.
-		if info, err = (*c.queue.groups.Load()).Info(ctx); err == nil && info.State.LastSeq < c.floor {
-			c.begun, c.done = false, map[uint64]bool{}
-			c.floor, c.discarded = 0, 0
-		}
-	}
-	if err != nil {
+	if err := c.queue.prepare(ctx); err != nil {
 		c.queue.unsure.Store(true)
 		c.log.Warn("the broker cannot keep clicks", "error", err)
 	}
@@ -303,26 +294,20 @@ func (c *counter) mend(ctx context.Context) {
 
 // some counts what is there, or waits a while for something.
 func (c *counter) some(ctx context.Context) error {
-	if c.floor > c.discarded {
-		if err := (*c.queue.groups.Load()).Purge(ctx, jetstream.WithPurgeSequence(c.floor+1)); err != nil {
-			return err
-		}
-		c.discarded = c.floor
+	if err := c.discard(ctx); err != nil {
+		return err
 	}
-	batch, err := (*c.queue.consumer.Load()).Fetch(fetchGroups, jetstream.FetchMaxWait(fetchWait))
+	batch, err := (*c.queue.consumer.Load()).Fetch(fetchGroups, jetstream.FetchMaxBytes(fetchBytes), jetstream.FetchMaxWait(fetchWait))
 	if err != nil {
 		return err
 	}
 	var groups []clickGroup
 	var messages []jetstream.Msg
 	for m := range batch.Messages() {
-		if meta, err := m.Metadata(); err == nil && !c.begun { // it is the first that there is
-			c.begun, c.floor, c.discarded = true, meta.Sequence.Stream-1, meta.Sequence.Stream-1
-		}
 		var g clickGroup
 		if err := json.Unmarshal(m.Data(), &g); err != nil || g.Run == "" || g.Number == 0 {
 			c.log.Error("a message that is no group of clicks is thrown away", "error", err, "bytes", len(m.Data()))
-			_ = c.settle(m)
+			_ = m.Ack()
 			continue
 		}
 		groups, messages = append(groups, g), append(messages, m)
@@ -350,29 +335,27 @@ func (c *counter) some(ctx context.Context) error {
 			continue
 		}
 		delete(c.refusals, groups[i].id())
-		if err := c.settle(m); err != nil { // it comes again, and is passed over
+		if err := m.Ack(); err != nil { // it comes again, and is passed over
 			return err
 		}
 	}
 	return nil
 }
 
-// settle tells the broker that a group is done with.
-func (c *counter) settle(m jetstream.Msg) error {
-	if err := m.Ack(); err != nil || c.queue.config.url != "" {
+// discard takes from the stream of a broker in this process what is done with, together with all before it. Only the
+// broker knows that for sure: its numbers begin anew with a new stream.
+func (c *counter) discard(ctx context.Context) error {
+	if c.queue.config.url != "" {
+		return nil
+	}
+	info, err := (*c.queue.consumer.Load()).Info(ctx)
+	if err != nil || info.AckFloor.Stream == c.discarded {
 		return err
 	}
-	meta, err := m.Metadata()
-	if err != nil {
+	if err := (*c.queue.groups.Load()).Purge(ctx, jetstream.WithPurgeSequence(info.AckFloor.Stream+1)); err != nil {
 		return err
 	}
-	if meta.Sequence.Stream > c.floor {
-		c.done[meta.Sequence.Stream] = true
-	}
-	for c.done[c.floor+1] {
-		c.floor++
-		delete(c.done, c.floor)
-	}
+	c.discarded = info.AckFloor.Stream
 	return nil
 }
 
@@ -392,7 +375,7 @@ func (c *counter) refuse(m jetstream.Msg, g clickGroup, why error) {
 	c.log.Error("clicks that the database refuses are kept aside, and not counted", "group", g.id(), "clicks", len(g.Clicks), "file", c.file(), "error", why)
 	c.refused.Add(int64(len(g.Clicks)))
 	delete(c.refusals, g.id())
-	_ = c.settle(m)
+	_ = m.Ack()
 }
 
 func (c *counter) file() string { return filepath.Join(c.dir, refusedFile) }
