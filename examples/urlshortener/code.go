@@ -27,7 +27,8 @@ func codeOf(n uint64) string {
 }
 
 // A counterCoder numbers links, and permutes the numbers. No two of its codes are alike, so the first is free unless
-// somebody has chosen it as an alias. Numbers come from the database in blocks, which the processes do not share;
+// somebody has chosen it as an alias, or the first database was restored from a backup, and its numbers come again. Of
+// those there may be many in a row: so if a second one is taken as well, codes are random. Numbers come from the database in blocks, which the processes do not share;
 // what is left of a block when a process ends is never used.
 type counterCoder struct {
 	permutation *permutation
@@ -43,7 +44,10 @@ const blockSize = 1000
 
 var errNoCodes = errors.New("all codes are used up")
 
-func (c *counterCoder) propose(ctx context.Context, _ string, _ int) (string, bool, error) {
+func (c *counterCoder) propose(ctx context.Context, target string, try int) (string, bool, error) {
+	if try > 1 {
+		return randomCoder{}.propose(ctx, target, try)
+	}
 	n, err := c.number(ctx)
 	if err != nil {
 		return "", false, err

@@ -202,3 +202,24 @@ func TestHashCoder(t *testing.T) {
 	}
 	require.Len(t, seen, 3*maxHashes+5)
 }
+
+// TestNumbersAgain has a first database that was restored from a backup, so that numbers come again which others have
+// used: links are made all the same, with codes that nobody has.
+func TestNumbersAgain(t *testing.T) {
+	s := newStore(t)
+	l := newTestLinks(t, s)
+	p, err := newPermutation(key16)
+	require.NoError(t, err)
+	codes := map[string]bool{}
+	for range 2 {
+		l.coder = &counterCoder{permutation: p, block: s.block}
+		for range 50 {
+			made, err := l.create(t.Context(), draft{Target: "http://example.com/"})
+			require.NoError(t, err)
+			require.False(t, codes[made.Code])
+			codes[made.Code] = true
+		}
+		_, err := s.first().Exec(`UPDATE counters SET next = 0`)
+		require.NoError(t, err)
+	}
+}

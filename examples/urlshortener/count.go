@@ -11,6 +11,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
 	"github.com/sysblocks/sysblocks/shard"
 )
 
@@ -97,10 +102,10 @@ func (s *store) count(ctx context.Context, groups []clickGroup, now time.Time) (
 // countSome adds what groups have for one shard. If they are not taken together, it looks for those that are to blame.
 func countSome(ctx context.Context, db *sql.DB, groups []clickGroup, now time.Time) ([]refusal, error) {
 	err := countTogether(ctx, db, groups, now, true)
-	if err == nil || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil || !refuses(err) {
 		return nil, err
 	}
-	// It is not the groups if the shard does not take anything.
+	// Nor is it the groups if the shard refuses anything.
 	if other := countTogether(ctx, db, []clickGroup{{Clicks: []click{{}}}}, now, false); other != nil {
 		return nil, err
 	}
@@ -115,6 +120,25 @@ func countSome(ctx context.Context, db *sql.DB, groups []clickGroup, now time.Ti
 	return append(first, second...), err
 }
 
+// errBitmap is a row of a block that nobody has written so.
+var errBitmap = errors.New("the bitmap of a block is damaged")
+
+// refuses reports whether an error is about what was to be written. Others are about the database: its disk is full, it
+// is shutting down, two were in each other's way; then groups wait, however long that takes.
+func refuses(err error) bool {
+	var pg *pgconn.PgError
+	var lite *sqlite.Error
+	switch {
+	case errors.As(err, &pg):
+		// The classes of wrong data, violated constraints and views, exceeded limits, and what triggers raise.
+		return len(pg.Code) == 5 && slices.Contains([]string{"22", "23", "44", "54", "P0"}, pg.Code[:2])
+	case errors.As(err, &lite):
+		code := lite.Code() & 0xff
+		return code == sqlite3.SQLITE_CONSTRAINT || code == sqlite3.SQLITE_MISMATCH || code == sqlite3.SQLITE_TOOBIG
+	}
+	return errors.Is(err, errBitmap)
+}
+
 // countTogether adds what groups have for one shard, in one transaction, which is only tried, and not committed, unless
 // commit is true.
 func countTogether(ctx context.Context, db *sql.DB, groups []clickGroup, now time.Time, commit bool) error {
@@ -123,6 +147,13 @@ func countTogether(ctx context.Context, db *sql.DB, groups []clickGroup, now tim
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
+	if _, ok := db.Driver().(*stdlib.Driver); ok {
+		// PostgreSQL gives up a process that has vanished, in place of waiting for the network to tell, and so do those
+		// who wait for its rows.
+		if _, err := tx.ExecContext(ctx, fmt.Sprintf(`SET LOCAL idle_in_transaction_session_timeout = %d`, ackWait.Milliseconds())); err != nil {
+			return err
+		}
+	}
 	// All in one order, so that two who count at the same time do not wait for each other: first the blocks, and then
 	// the clicks.
 	byBlock := map[block][]clickGroup{}
@@ -291,7 +322,7 @@ func lockBlocks(ctx context.Context, tx *sql.Tx, blocks []block, now time.Time) 
 			return nil, err
 		}
 		if len(bits) != blockGroups/8 {
-			return nil, fmt.Errorf("the bitmap of block %d of %s has %d bytes", b.number, b.run, len(bits))
+			return nil, fmt.Errorf("%w: %d of %s has %d bytes", errBitmap, b.number, b.run, len(bits))
 		}
 		bitmaps[b] = bits
 	}

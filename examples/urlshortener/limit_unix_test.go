@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -120,4 +121,27 @@ func TestSpoolTooManyFiles(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EMFILE)
 	require.Equal(t, to(1), numbers(t, s))
 	require.Empty(t, files(t, dir, "*"))
+}
+
+// TestCountDiskFull has databases on a disk that is full for a while. What a little one of them could still take does not
+// say that it is the groups: none is refused, and all are counted when there is room.
+func TestCountDiskFull(t *testing.T) {
+	s := newStore(t)
+	var groups []clickGroup
+	for n := range 2 {
+		g := clickGroup{Run: "run", Number: uint64(n + 1)}
+		for i := range 4000 {
+			g.Clicks = append(g.Clicks, click{Code: "abc", Referrer: fmt.Sprint(strings.Repeat("x", 240), n, i)})
+		}
+		groups = append(groups, g)
+	}
+	lift := limitFiles(t)
+	for range 2 {
+		refused, err := s.count(t.Context(), groups, noon)
+		require.Error(t, err)
+		require.Empty(t, refused)
+	}
+	lift()
+	mustCount(t, s, noon, groups...)
+	require.EqualValues(t, 8000, total(t, s, "abc"))
 }
