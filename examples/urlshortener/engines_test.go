@@ -10,7 +10,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -390,4 +392,64 @@ func TestBrokerWithoutFiles(t *testing.T) {
 	}, "clicks are not counted")
 	r := load.end()
 	require.Zero(t, r.errors, r.first)
+}
+
+// TestPostgresFull has a database without room for some of what is to be counted, as it says itself: nothing is refused.
+func TestPostgresFull(t *testing.T) {
+	s, err := openStore(t.Context(), t.TempDir(), newDatabases(t, pgserver.Start(t), "a"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.close()) }()
+	for _, code := range []string{"53100", "40P01", "55P03", "57P01", "22003"} {
+		_, err := s.first().Exec(fmt.Sprintf(`CREATE OR REPLACE FUNCTION fail() RETURNS trigger AS $$ BEGIN
+			IF NEW.code = 'abc' THEN RAISE EXCEPTION 'no' USING ERRCODE = '%s'; END IF; RETURN NEW; END $$ LANGUAGE plpgsql;
+			CREATE OR REPLACE TRIGGER fail BEFORE INSERT ON clicks FOR EACH ROW EXECUTE FUNCTION fail()`, code))
+		require.NoError(t, err)
+		refused, err := s.count(t.Context(), []clickGroup{{"run", 1, []click{{Code: "abc"}}}, {"run", 2, []click{{Code: "def"}}}}, noon)
+		if code == "22003" { // this is about the values
+			require.NoError(t, err)
+			require.Len(t, refused, 1)
+			continue
+		}
+		require.Error(t, err, code)
+		require.Empty(t, refused, code)
+	}
+}
+
+// TestCounterVanished has a process that counts, and vanishes without a word to PostgreSQL while it has rows that others
+// need: they go on soon, and do not wait for the network to notice.
+func TestCounterVanished(t *testing.T) {
+	server := pgserver.Start(t)
+	urls := newDatabases(t, server, "a")
+	there, err := openStore(t.Context(), t.TempDir(), urls)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, there.close()) }()
+	u, err := url.Parse(urls[0])
+	require.NoError(t, err)
+	g := newGate(t, filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432"))
+	vanishing, err := openStore(t.Context(), t.TempDir(), []string{"postgres://postgres@" + g.addr + "/a?sslmode=disable"})
+	require.NoError(t, err)
+	defer func() { _ = vanishing.close() }()
+
+	tx, err := there.first().Begin()
+	require.NoError(t, err)
+	_, err = tx.Exec(`INSERT INTO clicks VALUES ('abc', $1, '', 1)`, dayOf(noon))
+	require.NoError(t, err)
+	group := clickGroup{"run", 1, []click{{Code: "abc", Day: dayOf(noon)}}}
+	counting := make(chan error, 1)
+	go func() {
+		_, err := vanishing.count(context.Background(), []clickGroup{group}, noon)
+		counting <- err
+	}()
+	within(t, 30*time.Second, func() bool { // it waits for that row, and has others
+		var n int
+		return there.first().QueryRow(`SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'`).Scan(&n) == nil && n == 1
+	})
+	g.set(true, true, false)
+	require.NoError(t, tx.Commit())
+	within(t, 60*time.Second, func() bool {
+		_, err := there.count(t.Context(), []clickGroup{group}, noon)
+		return err == nil
+	}, "what a process had that has vanished is not free")
+	require.EqualValues(t, 2, total(t, there, "abc"))
+	require.Error(t, <-counting)
 }

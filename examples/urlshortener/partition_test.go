@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +33,7 @@ type gate struct {
 	conns    map[net.Conn]bool
 }
 
+// newGate returns a gate to an address, or to the socket of a path.
 func newGate(t *testing.T, target string) *gate {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -45,7 +47,7 @@ func newGate(t *testing.T, target string) *gate {
 			if err != nil {
 				return
 			}
-			to, err := net.Dial("tcp", target)
+			to, err := net.Dial(map[bool]string{false: "tcp", true: "unix"}[filepath.IsAbs(target)], target)
 			if err != nil || !g.enter(from, to) {
 				from.Close()
 				if err == nil {
