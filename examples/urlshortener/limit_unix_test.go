@@ -131,7 +131,7 @@ func TestCountDiskFull(t *testing.T) {
 	for n := range 2 {
 		g := clickGroup{Run: "run", Number: uint64(n + 1)}
 		for i := range 4000 {
-			g.Clicks = append(g.Clicks, click{Code: "abc", Referrer: fmt.Sprint(strings.Repeat("x", 240), n, i)})
+			g.Clicks = append(g.Clicks, click{Code: "abc", Day: int64(i), Referrer: fmt.Sprint(strings.Repeat("x", 240), n)})
 		}
 		groups = append(groups, g)
 	}

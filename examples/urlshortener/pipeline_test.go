@@ -17,6 +17,8 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 )
 
 // TestRecorder has a broker that goes away and comes back, and loses answers: every click that was recorded is
@@ -146,9 +148,10 @@ func TestRefused(t *testing.T) {
 	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: dir})
 	require.NoError(t, err)
 	defer q.close()
+	var log clitest.Output
 	c := newCounter(q, func(ctx context.Context, groups []clickGroup) ([]refusal, error) {
 		return s.count(ctx, groups, noon)
-	}, dir, slog.New(slog.DiscardHandler))
+	}, dir, slog.New(slog.NewTextHandler(&log, nil)))
 	defer c.close()
 	counted := func(n int64) func() bool { return func() bool { return total(t, s, "good") == n } }
 	n := uint64(0)
@@ -195,8 +198,13 @@ func TestRefused(t *testing.T) {
 	require.NoError(t, os.Mkdir(c.file(), 0o700))
 	publish(click{Code: "poison"})
 	publish(click{Code: "good"})
-	within(t, 30*time.Second, counted(102))
-	within(t, 30*time.Second, func() bool { n, err := q.depth(t.Context()); return err == nil && n == 1 })
+	within(t, 30*time.Second, func() bool { return strings.Contains(log.String(), "stay in the queue") })
+	publish(click{Code: "good"})
+	within(t, 30*time.Second, counted(103))
+	within(t, 30*time.Second, func() bool { n, err := q.depth(t.Context()); return err == nil && n <= 1 })
+	left, err := q.depth(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, left)
 }
 
 // TestCounterClosed closes a counter while it counts. The next one, as in a process that is started again, counts what
@@ -382,4 +390,53 @@ func TestNetworkTakesNothing(t *testing.T) {
 	g.heal()
 	within(t, 30*time.Second, func() bool { return publish(100) == nil })
 	<-done
+}
+
+// TestRefusedForAWhile has a group that is refused now and then: it is counted, and not put aside.
+func TestRefusedForAWhile(t *testing.T) {
+	dir := t.TempDir()
+	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: dir})
+	require.NoError(t, err)
+	defer q.close()
+	var tries atomic.Int64
+	c := newCounter(q, func(_ context.Context, groups []clickGroup) ([]refusal, error) {
+		if tries.Add(1) < maxRefusals {
+			return []refusal{{groups[0], errDown}}, nil
+		}
+		return nil, nil
+	}, dir, slog.New(slog.DiscardHandler))
+	defer c.close()
+	require.NoError(t, q.publish(t.Context(), clickGroup{"run", 1, []click{{Code: "abc"}}}))
+	within(t, 30*time.Second, func() bool { n, err := q.depth(t.Context()); return err == nil && n == 0 && tries.Load() > 0 })
+	require.EqualValues(t, maxRefusals, tries.Load())
+	require.NoFileExists(t, c.file())
+	require.Zero(t, c.refused.Load())
+}
+
+// TestCountFails has databases that take nothing for a while: groups stay until they do.
+func TestCountFails(t *testing.T) {
+	dir := t.TempDir()
+	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: dir})
+	require.NoError(t, err)
+	defer q.close()
+	var mu sync.Mutex
+	counted := map[string]bool{}
+	fails := 3
+	c := newCounter(q, func(_ context.Context, groups []clickGroup) ([]refusal, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if fails--; fails >= 0 {
+			return nil, errDown
+		}
+		for _, g := range groups {
+			counted[g.id()] = true
+		}
+		return nil, nil
+	}, dir, slog.New(slog.DiscardHandler))
+	defer c.close()
+	for n := range uint64(20) {
+		require.NoError(t, q.publish(t.Context(), clickGroup{"run", n + 1, []click{{Code: "abc"}}}))
+	}
+	within(t, 30*time.Second, func() bool { mu.Lock(); defer mu.Unlock(); return len(counted) == 20 })
+	within(t, 30*time.Second, func() bool { n, err := q.depth(t.Context()); return err == nil && n == 0 })
 }

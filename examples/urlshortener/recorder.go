@@ -56,7 +56,6 @@ func newRecorder(publish func(context.Context, clickGroup) error, spool *spool) 
 		publish: publish, spool: spool, run: rand.Text(),
 		waiters: make(chan struct{}), wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
-	r.away.Store(spool.bytes() > 0) // what is there from before comes first
 	r.done.Go(r.work)
 	r.done.Go(r.replay)
 	return r

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -244,4 +245,51 @@ func TestSpoolUnreadableOnReturn(t *testing.T) {
 	require.NoError(t, os.Remove(dir))
 	require.NoError(t, os.Rename(dir+"-not", dir))
 	within(t, 30*time.Second, func() bool { return s.bytes() == 0 })
+}
+
+// TestCloseWhileReplaying closes a recorder with more in its spool than is to be waited for: the rest stays there.
+func TestCloseWhileReplaying(t *testing.T) {
+	s := newSpool(t, t.TempDir(), 1<<20)
+	for n := range 10 {
+		require.NoError(t, s.add(numbered(n)))
+	}
+	delivered := 0
+	created := make(chan *recorder, 1)
+	closed := make(chan struct{})
+	r := newRecorder(func(context.Context, clickGroup) error {
+		if delivered++; delivered == 1 {
+			r := <-created
+			go func() { defer close(closed); r.close() }()
+			<-r.stop
+		}
+		return nil
+	}, s)
+	created <- r
+	<-closed
+	require.Equal(t, 1, delivered)
+	require.Positive(t, s.bytes())
+}
+
+// TestCloseWhileRecording closes recorders to which clicks come: each is recorded, or told that it is not.
+func TestCloseWhileRecording(t *testing.T) {
+	s := newSpool(t, t.TempDir(), 1<<20)
+	for range 300 {
+		var published, recorded atomic.Int64
+		r := newRecorder(func(_ context.Context, g clickGroup) error { published.Add(int64(len(g.Clicks))); return nil }, s)
+		var clickers sync.WaitGroup
+		for range 8 {
+			clickers.Go(func() {
+				for r.record(context.Background(), click{Code: "abc"}) == nil {
+					recorded.Add(1)
+				}
+			})
+		}
+		for published.Load() == 0 {
+			runtime.Gosched()
+		}
+		r.close()
+		clickers.Wait()
+		require.Equal(t, recorded.Load(), published.Load())
+		require.Equal(t, recorded.Load(), r.clicked.Load())
+	}
 }

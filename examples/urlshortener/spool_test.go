@@ -477,3 +477,52 @@ func TestSpoolAddAtTheEnd(t *testing.T) {
 		require.Len(t, seen, first+1+each)
 	}
 }
+
+// TestSpoolTakesBack has a disk that takes what is written, and then fails: none of it stays, and no file for it alone.
+func TestSpoolTakesBack(t *testing.T) {
+	dir := t.TempDir()
+	s := newSpool(t, dir, 1<<30)
+	var failing error
+	create := s.create
+	s.create = func(name string) (spoolFile, error) {
+		f, err := create(name)
+		return hookedFile{f, func() error { return failing }}, err
+	}
+	for range 3 {
+		failing = errDown
+		for range 10 {
+			require.ErrorIs(t, s.add(numbered(99)), errDown)
+		}
+		failing = nil
+		require.NoError(t, s.add(numbered(0)))
+	}
+	length := int64(0)
+	require.Len(t, files(t, dir, "*"), 3)
+	for _, file := range files(t, dir, "*") {
+		info, err := os.Stat(file)
+		require.NoError(t, err)
+		length += info.Size()
+	}
+	require.Equal(t, s.bytes(), length)
+	require.Equal(t, []int{0, 0, 0}, numbers(t, s))
+	require.ErrorIs(t, s.add(clickGroup{"run", 1, []click{{Referrer: strings.Repeat("x", maxRecord)}}}), errSpoolFull) // nobody would read it
+}
+
+// TestSpoolDamagedAlone has a file that is damaged before one that is not: that one is not kept aside.
+func TestSpoolDamagedAlone(t *testing.T) {
+	dir := t.TempDir()
+	for n := range 2 {
+		s := newSpool(t, dir, 1<<20)
+		for range 2 {
+			require.NoError(t, s.add(numbered(n)))
+		}
+		require.NoError(t, s.close())
+	}
+	first := files(t, dir, "*")[0]
+	body, err := os.ReadFile(first)
+	require.NoError(t, err)
+	body[recordHead]++
+	require.NoError(t, os.WriteFile(first, body, 0o600))
+	require.Equal(t, []int{0, 1, 1}, numbers(t, newSpool(t, dir, 1<<20)))
+	require.Equal(t, []string{first + damaged}, files(t, dir, "*"))
+}
