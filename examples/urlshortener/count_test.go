@@ -255,3 +255,41 @@ func testRefused(t *testing.T, s *store) {
 	require.Error(t, err)
 	require.Empty(t, none)
 }
+
+// TestRefusedAll has databases that refuse whatever comes, which is not the groups' fault; and then one in which the row
+// of a block is damaged, which keeps nobody but its own groups from being counted. What is only tried leaves nothing.
+func TestRefusedAll(t *testing.T) {
+	s := newStore(t)
+	exec := func(query string, args ...any) {
+		t.Helper()
+		for _, db := range s.opened {
+			_, err := db.Exec(query, args...)
+			require.NoError(t, err)
+		}
+	}
+	wrong, right := clickGroup{"wrong", 1, []click{{Code: "abc"}}}, clickGroup{"right", 1, []click{{Code: "abc"}}}
+	exec(`CREATE TRIGGER fail BEFORE INSERT ON clicks BEGIN SELECT RAISE(ABORT, 'nothing is taken'); END`)
+	refused, err := s.count(t.Context(), []clickGroup{wrong, right}, noon)
+	require.ErrorContains(t, err, "nothing is taken")
+	require.Empty(t, refused)
+
+	exec(`DROP TRIGGER fail`)
+	exec(`INSERT INTO counted (run, block, at, bits) VALUES ('wrong', 0, 0, $1)`, []byte("short"))
+	refused, err = s.count(t.Context(), []clickGroup{wrong, right}, noon)
+	require.NoError(t, err)
+	require.Len(t, refused, 1)
+	require.Equal(t, wrong.id(), refused[0].group.id())
+	require.ErrorIs(t, refused[0].err, errBitmap)
+	require.EqualValues(t, 1, total(t, s, "abc"))
+	totals, err := s.totals(t.Context())
+	require.NoError(t, err)
+	for _, n := range totals {
+		require.LessOrEqual(t, n[1], int64(1))
+	}
+	require.Zero(t, total(t, s, ""))
+	for _, db := range s.opened {
+		var n int
+		require.NoError(t, db.QueryRow(`SELECT COUNT(*) FROM counted WHERE run = ''`).Scan(&n))
+		require.Zero(t, n)
+	}
+}
