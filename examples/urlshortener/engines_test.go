@@ -42,6 +42,7 @@ func newDatabases(t *testing.T, server *pgserver.Server, names ...string) (urls 
 }
 
 func TestPostgres(t *testing.T) {
+	t.Parallel()
 	server := pgserver.Start(t)
 	open := func(urls ...string) (*store, error) { return openStore(t.Context(), t.TempDir(), urls) }
 	for name, test := range map[string]func(*testing.T, *store){"store": testStore, "referrers": testMostReferrers, "count": func(t *testing.T, s *store) {
@@ -107,6 +108,7 @@ func post(t *testing.T, p *process, target string) (*http.Response, string) {
 // those that are in use lead where they did all the time, others and new ones are answered clearly, and what was clicked
 // meanwhile is counted afterwards.
 func TestDatabaseStopped(t *testing.T) {
+	t.Parallel()
 	const outage, ttl = 10 * time.Second, 2 * time.Second
 	server := pgserver.Start(t)
 	urls := newDatabases(t, server, "a", "b")
@@ -180,6 +182,7 @@ func (g *generator) settledClicks(t *testing.T, n int64) (status, int64) {
 // TestRedisKilled has two processes that share what they know, until Redis is killed, and again when it is back. Readers
 // notice nothing.
 func TestRedisKilled(t *testing.T) {
+	t.Parallel()
 	redis := redisserver.Start(t)
 	urls := newDatabases(t, pgserver.Start(t), "a", "b")
 	flags := []string{"-dsn=" + urls[0], "-dsn=" + urls[1], "-redis=" + redis.Addr, "-replicas=2"}
@@ -257,6 +260,7 @@ func TestRedisKilled(t *testing.T) {
 // TestSharedServers has two services that know nothing of each other, and use the same Redis and the same broker: each
 // keeps its links, its limits and its clicks.
 func TestSharedServers(t *testing.T) {
+	t.Parallel()
 	redis, broker := redisserver.Start(t), startNATS(t)
 	services := []*process{}
 	for range 2 {
@@ -340,6 +344,7 @@ func (s *natsServer) kill() {
 // TestBrokerKilled kills the broker under load, and the process as well when clicks are in its spool: each click of a
 // redirect that was answered is counted, once.
 func TestBrokerKilled(t *testing.T) {
+	t.Parallel()
 	broker := startNATS(t)
 	dir := t.TempDir()
 	p := startProcess(t, "-dir="+dir, "-nats="+broker.url)
@@ -373,6 +378,7 @@ func TestBrokerKilled(t *testing.T) {
 
 // TestBrokerWithoutFiles has a broker that comes back with nothing: clicks go on to be counted.
 func TestBrokerWithoutFiles(t *testing.T) {
+	t.Parallel()
 	broker := startNATS(t)
 	p := startProcess(t, "-dir="+t.TempDir(), "-nats="+broker.url)
 	g := newTestGenerator(t, p, 5)
@@ -418,6 +424,7 @@ func TestPostgresFull(t *testing.T) {
 // TestCounterVanished has a process that counts, and vanishes without a word to PostgreSQL while it has rows that others
 // need: they go on soon, and do not wait for the network to notice.
 func TestCounterVanished(t *testing.T) {
+	t.Parallel()
 	server := pgserver.Start(t)
 	urls := newDatabases(t, server, "a")
 	there, err := openStore(t.Context(), t.TempDir(), urls)

@@ -93,6 +93,7 @@ func (g *generator) check(t *testing.T, p *process) {
 
 // TestKilled kills the process under load, again and again. What was answered was done.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	p := startProcess(t, "-dir="+dir)
 	g := newTestGenerator(t, p, 50)
@@ -113,6 +114,7 @@ func TestKilled(t *testing.T) {
 
 // TestTerminated ends the process under load as it is ended every day: it answers what it has read.
 func TestTerminated(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	p := startProcess(t, "-dir="+dir)
 	g := newTestGenerator(t, p, 50)

@@ -37,6 +37,7 @@ func metric(t *testing.T, name string, processes ...*process) (sum float64) {
 // TestFrontOfPeers has three processes behind a front: links are loaded by one of them each; and nobody who follows a
 // link sees that one is killed, and nobody at all that they are started anew, one after the other, or that the broker is.
 func TestFrontOfPeers(t *testing.T) {
+	t.Parallel()
 	server, broker := pgserver.Start(t), startNATS(t)
 	urls := newDatabases(t, server, "a", "b")
 	front := startCommand(t, "-front", "-addr=127.0.0.1:0", "-nats="+broker.url, "-dsn="+urls[0])

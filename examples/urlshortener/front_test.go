@@ -72,6 +72,7 @@ func TestDirectory(t *testing.T) {
 
 // TestDraining has a process that is about to end: it is told of links as before, but owns none any more.
 func TestDraining(t *testing.T) {
+	t.Parallel()
 	broker := newBroker(t)
 	rows := new(sync.Map)
 	a, b := newFakeProcess(t, broker, "a", rows), newFakeProcess(t, broker, "b", rows)
@@ -372,6 +373,7 @@ func TestFrontForgets(t *testing.T) {
 
 // TestFrontWithoutBroker has the broker go: the front goes on with the processes that it knows.
 func TestFrontWithoutBroker(t *testing.T) {
+	t.Parallel()
 	f := startFront(t)
 	var a seen
 	f.join(t, "a", a.serve("a"))

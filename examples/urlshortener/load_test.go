@@ -17,6 +17,7 @@ import (
 
 // TestLoad measures a service in this process, for a moment: no request fails, and each click is counted.
 func TestLoad(t *testing.T) {
+	t.Parallel()
 	code, stdout, stderr := command(t, nil, "-load=500ms", "-load-links=50", "-load-workers=8")
 	require.Zero(t, code, stderr)
 	require.Regexp(t, `Redirects \d+/s, p50 \S+s, p99 \S+s; with 100 million new links a month, there are 3850/s`, stdout)
@@ -32,6 +33,7 @@ func TestLoad(t *testing.T) {
 
 // TestLoadTarget drives another process, with a key, and one that does not do what it should.
 func TestLoadTarget(t *testing.T) {
+	t.Parallel()
 	p := startProcess(t, "-dir="+t.TempDir(), "-api-key=ann=0123456789abcdef")
 	code, stdout, stderr := command(t, nil, "-load=300ms", "-load-links=20", "-load-workers=4", "-load-target="+p.base.String(), "-load-key=0123456789abcdef")
 	require.Zero(t, code, stderr)

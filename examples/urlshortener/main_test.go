@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -19,7 +20,13 @@ import (
 	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 )
 
-func TestMain(m *testing.M) { clitest.Main(m, main) }
+func TestMain(m *testing.M) {
+	// Most of what takes long here waits: for processes that start, and for times that run out.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
+	clitest.Main(m, main)
+}
 
 // A process is a service in a process of its own.
 type process struct {
@@ -234,6 +241,7 @@ func TestDirOfOneProcess(t *testing.T) {
 
 // TestCodes makes links by each of the strategies, and finds them again after a restart, in the same databases.
 func TestCodes(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	made := map[string]string{} // by target
 	for round := range 2 {

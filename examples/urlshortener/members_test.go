@@ -88,6 +88,7 @@ func (p *fakeProcess) insert(code string) error {
 // TestMembers makes links in all processes while others join and leave, are cut off, and come back: whoever asks any
 // process for a link that was acknowledged finds it.
 func TestMembers(t *testing.T) {
+	t.Parallel()
 	broker := newBroker(t)
 	rows := new(sync.Map)
 	a := newFakeProcess(t, broker, "a", rows)
@@ -164,6 +165,7 @@ func TestMembers(t *testing.T) {
 
 // TestMembersFail has a row that is not inserted, and a context that ends while somebody does not answer.
 func TestMembersFail(t *testing.T) {
+	t.Parallel()
 	broker := newBroker(t)
 	rows := new(sync.Map)
 	a := newFakeProcess(t, broker, "a", rows)
@@ -188,6 +190,7 @@ func TestMembersFail(t *testing.T) {
 // TestContact has contact begin anew when messages may have been lost, however quickly the connection was made again, and
 // when the clock says that it was over, though nothing has failed.
 func TestContact(t *testing.T) {
+	t.Parallel()
 	a := newFakeProcess(t, newBroker(t), "a", new(sync.Map))
 	for _, interrupt := range []func(){
 		func() { require.NoError(t, a.conn.ForceReconnect()) },
@@ -212,6 +215,7 @@ func TestContact(t *testing.T) {
 
 // TestSlowMember has a process whose beats come seldom, but not too seldom: who begins makes no links before it has heard it.
 func TestSlowMember(t *testing.T) {
+	t.Parallel()
 	broker := newBroker(t)
 	conn, err := nats.Connect("", nats.InProcessServer(broker))
 	require.NoError(t, err)
@@ -252,6 +256,7 @@ func TestUnheard(t *testing.T) {
 // TestLostInBetween has the contact lost while a link is made: who was not known may not have been told, so it is not
 // acknowledged.
 func TestLostInBetween(t *testing.T) {
+	t.Parallel()
 	a := newFakeProcess(t, newBroker(t), "a", new(sync.Map))
 	require.Eventually(t, a.fresh, 10*time.Second, 10*time.Millisecond)
 	err := a.make(t.Context(), "x", func() error {

@@ -142,6 +142,7 @@ func (c stuckCoder) propose(context.Context, string, int) (string, bool, error) 
 // TestOpenAPI compares the document with what is answered: each answer that is documented is brought about, it is of
 // the form that the document says, and no other comes.
 func TestOpenAPI(t *testing.T) {
+	t.Parallel()
 	const key = "0123456789abcdef"
 	plain := serveApp(t, nil)
 	keyed := serveApp(t, func(s *settings) { require.NoError(t, s.keys.add("ann="+key)) })

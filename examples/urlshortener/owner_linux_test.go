@@ -14,6 +14,7 @@ import (
 // TestOwnerUnreachable asks a machine that does not say anything, not even that there is nobody: when the time of a
 // question is over, so is the attempt to connect. Otherwise those of two minutes would be there at once.
 func TestOwnerUnreachable(t *testing.T) {
+	t.Parallel()
 	// A socket with a queue of one that is full, and nobody accepts: what comes then is not answered.
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	require.NoError(t, err)

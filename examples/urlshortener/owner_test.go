@@ -45,6 +45,7 @@ func TestOwnerWithoutContact(t *testing.T) {
 
 // TestOneScan starts one of several processes: the codes of all links are read once.
 func TestOneScan(t *testing.T) {
+	t.Parallel()
 	f := serveApp(t, func(s *settings) { s.peers = true })
 	within10(t, func() bool { return f.app.links.trusted() != 0 })
 	require.EqualValues(t, 1, f.app.links.guard.Stats().Rebuilds)

@@ -43,6 +43,7 @@ func listed(what, code string) string {
 
 // TestPage shortens links in a real browser, follows one, sees its clicks, and deletes it.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	f := serveApp(t, func(s *settings) { s.private = true }) // what there is to follow is on this machine
 	b := browser.Start(t)
 	b.Do(t, chromedp.EmulateViewport(900, 1610), chromedp.Navigate(f.url+"/"))

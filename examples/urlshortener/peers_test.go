@@ -33,6 +33,7 @@ func alias(t *testing.T, p *process, name string) int {
 // TestPeers has three processes over the same databases: a link that one has acknowledged leads somewhere in all of
 // them at once, though they had remembered that there is none; also when one has died, and when the broker was away.
 func TestPeers(t *testing.T) {
+	t.Parallel()
 	server, broker := pgserver.Start(t), startNATS(t)
 	urls := newDatabases(t, server, "a", "b")
 	start := func() *process {
@@ -157,6 +158,7 @@ func inBackground(n int, f func(i int) string) <-chan string {
 // broker. Whoever asks it as soon as it goes on, or while it is cut off, is told of the links that were made meanwhile;
 // and it makes none that the others do not know.
 func TestPeersStopped(t *testing.T) {
+	t.Parallel()
 	server, broker := pgserver.Start(t), startNATS(t)
 	urls := newDatabases(t, server, "a", "b")
 	gates := []*gate{newGate(t, "127.0.0.1:"+broker.port), newGate(t, "127.0.0.1:"+broker.port), newGate(t, "127.0.0.1:"+broker.port)}

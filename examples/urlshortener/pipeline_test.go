@@ -87,6 +87,7 @@ func TestRecorderDrops(t *testing.T) {
 // TestQueue sends clicks through the embedded broker into the database, with a counter that fails at first, and a
 // process that begins again: each is counted once.
 func TestQueue(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
@@ -139,6 +140,7 @@ func TestQueue(t *testing.T) {
 // TestRefused has a group that the database refuses among others: those are counted, and it is kept aside, as is one that
 // comes later. What is no group at all is thrown away.
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	for _, db := range s.opened {
 		_, err := db.Exec(`CREATE TRIGGER poison BEFORE INSERT ON clicks WHEN NEW.code = 'poison' BEGIN SELECT RAISE(ABORT, 'it is poison'); END`)
@@ -394,6 +396,7 @@ func TestNetworkTakesNothing(t *testing.T) {
 
 // TestRefusedForAWhile has a group that is refused now and then: it is counted, and not put aside.
 func TestRefusedForAWhile(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: dir})
 	require.NoError(t, err)
@@ -415,6 +418,7 @@ func TestRefusedForAWhile(t *testing.T) {
 
 // TestCountFails has databases that take nothing for a while: groups stay until they do.
 func TestCountFails(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	q, err := openQueue(t.Context(), queueConfig{name: "test", dir: dir})
 	require.NoError(t, err)
