@@ -24,6 +24,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sysblocks/sysblocks/examples/internal/cli"
 )
 
 func main() {
@@ -75,16 +77,9 @@ Each flag can be given in the environment as well: -api-key is URLSHORTENER_API_
 Flags:
 `
 
-// A usageError is one of the command line.
-type usageError struct{ error }
-
-// run is the command: it returns 0 when it was asked to end, 2 after a bad command line, and 1 if something fails.
+// run is the command: it returns 0 when it was asked to end, 2 after a bad command line, and 1 if something else fails.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	s, help, err := parse(args, getenv)
-	if help != "" {
-		_, _ = io.WriteString(stdout, help)
-		return 0
-	}
+	s, err := parse(args, getenv)
 	switch {
 	case err != nil:
 	case s.load.duration > 0:
@@ -92,17 +87,18 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	default:
 		err = s.run(ctx, stdout, stderr)
 	}
-	if err == nil {
-		return 0
+	if err != nil {
+		err = oneLine{err}
 	}
-	code := 1
-	hint := ""
-	if errors.As(err, new(usageError)) {
-		code, hint = 2, " (see -help)"
-	}
-	fmt.Fprintf(stderr, "urlshortener: %s%s\n", strings.Join(strings.Fields(err.Error()), " "), hint)
-	return code
+	return cli.End("urlshortener", err, stdout, stderr)
 }
+
+// oneLine is an error, some of drivers take several lines, in one.
+type oneLine struct{ error }
+
+func (e oneLine) Error() string { return strings.Join(strings.Fields(e.error.Error()), " ") }
+
+func (e oneLine) Unwrap() error { return e.error }
 
 func (s settings) run(ctx context.Context, stdout, stderr io.Writer) error {
 	log := slog.New(slog.NewTextHandler(stderr, nil))
@@ -129,16 +125,15 @@ func (s settings) run(ctx context.Context, stdout, stderr io.Writer) error {
 	return a.serve(ctx, l)
 }
 
-// parse returns the settings, or the help text if that is what was asked for. Its errors are usageErrors.
-func parse(args []string, getenv func(string) string) (s settings, help string, err error) {
+// parse returns the settings. Its errors are cli's: of what was given, or for help.
+func parse(args []string, getenv func(string) string) (s settings, err error) {
 	flags := flag.NewFlagSet("urlshortener", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the error says it all in one line
-	var secret error            // of a flag whose value must not be shown
+	var secret error // of a flag whose value must not be shown
 	list := func(name string, add func(string) error) func(string) error {
 		return func(v string) error {
 			for _, one := range strings.Fields(v) {
 				if bad := add(one); bad != nil && secret == nil {
-					secret = usageError{fmt.Errorf("invalid value of -%s: %w", name, bad)}
+					secret = cli.Usagef("invalid value of -%s: %w", name, bad)
 				}
 			}
 			return nil
@@ -215,26 +210,19 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 	flags.DurationVar(&s.drainDelay, "drain-delay", 0, "when asked to end, go on for `DURATION` with /readyz saying that no requests should come (default: 1s with -peers, otherwise 0)")
 	s.load.flags(flags)
 
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		var text strings.Builder
-		text.WriteString(usage)
-		flags.SetOutput(&text)
-		flags.PrintDefaults()
-		return s, text.String(), nil
-	} else if err != nil {
-		return s, "", usageError{err}
+	given, err := cli.Parse(flags, usage, args)
+	if err != nil {
+		return s, err
 	}
 	if flags.NArg() > 0 {
-		return s, "", usageError{fmt.Errorf("unexpected argument %q", flags.Arg(0))}
+		return s, cli.Usagef("unexpected argument %q", flags.Arg(0))
 	}
-	given := map[string]bool{}
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	flags.VisitAll(func(f *flag.Flag) {
 		name := "URLSHORTENER_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		if v := getenv(name); v != "" && !given[f.Name] && err == nil {
 			given[f.Name] = true
 			if bad := f.Value.Set(v); bad != nil {
-				err = usageError{fmt.Errorf("invalid value %q of %s: %w", v, name, bad)}
+				err = cli.Usagef("invalid value %q of %s: %w", v, name, bad)
 			}
 		}
 	})
@@ -252,31 +240,29 @@ func parse(args []string, getenv func(string) string) (s settings, help string, 
 	case secret != nil:
 		err = secret
 	case s.dir == "":
-		err = usageError{errors.New("-dir must not be empty")}
+		err = cli.Usagef("-dir must not be empty")
 	case s.drain < 0:
-		err = usageError{fmt.Errorf("-drain must be at least 0, got %v", s.drain)}
+		err = cli.Usagef("-drain must be at least 0, got %v", s.drain)
 	case s.drainDelay < 0:
-		err = usageError{fmt.Errorf("-drain-delay must be at least 0, got %v", s.drainDelay)}
+		err = cli.Usagef("-drain-delay must be at least 0, got %v", s.drainDelay)
 	case s.front && len(others) > 0:
-		err = usageError{fmt.Errorf("-front keeps no links, it passes requests on to processes that do: %s cannot be given with it", strings.Join(others, ", "))}
+		err = cli.Usagef("-front keeps no links, it passes requests on to processes that do: %s cannot be given with it", strings.Join(others, ", "))
 	case s.front && (len(s.dsns) == 0 || s.nats == ""):
-		err = usageError{errors.New("-front needs the broker of the processes, and the first database, which says who they are: -nats and -dsn")}
+		err = cli.Usagef("-front needs the broker of the processes, and the first database, which says who they are: -nats and -dsn")
 	case s.peers && (len(s.dsns) == 0 || s.nats == ""):
-		err = usageError{errors.New("-peers needs databases and a broker that the processes share: -dsn and -nats")}
+		err = cli.Usagef("-peers needs databases and a broker that the processes share: -dsn and -nats")
 	case s.cacheTTL < time.Second || s.cacheTTL > time.Hour:
-		err = usageError{fmt.Errorf("-cache-ttl must be from 1s to 1h, got %v", s.cacheTTL)}
+		err = cli.Usagef("-cache-ttl must be from 1s to 1h, got %v", s.cacheTTL)
 	case s.natsReplicas < 1 || s.natsReplicas > 5:
-		err = usageError{fmt.Errorf("-nats-replicas must be from 1 to 5, got %d", s.natsReplicas)}
+		err = cli.Usagef("-nats-replicas must be from 1 to 5, got %d", s.natsReplicas)
 	case s.natsReplicas > 1 && s.nats == "":
-		err = usageError{errors.New("-nats-replicas needs a cluster at -nats")}
+		err = cli.Usagef("-nats-replicas needs a cluster at -nats")
 	case s.replicas < 1:
-		err = usageError{fmt.Errorf("-replicas must be at least 1, got %d", s.replicas)}
+		err = cli.Usagef("-replicas must be at least 1, got %d", s.replicas)
 	case s.replicas > 1 && s.redis == "":
-		err = usageError{errors.New("-replicas needs a Redis at -redis, in which processes share limits")}
+		err = cli.Usagef("-replicas needs a Redis at -redis, in which processes share limits")
 	default:
-		if err = s.load.check(); err != nil {
-			err = usageError{err}
-		}
+		err = cli.Usage(s.load.check())
 	}
-	return s, "", err
+	return s, err
 }

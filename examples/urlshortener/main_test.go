@@ -140,12 +140,12 @@ func TestHelp(t *testing.T) {
 // The environment is for what the command line does not say.
 func TestEnvironment(t *testing.T) {
 	env := map[string]string{"URLSHORTENER_CODES": "hash", "URLSHORTENER_ADDR": ":1", "URLSHORTENER_DSN": "postgres://a/x postgres://b/x"}
-	s, _, err := parse([]string{"-addr=:2"}, func(name string) string { return env[name] })
+	s, err := parse([]string{"-addr=:2"}, func(name string) string { return env[name] })
 	require.NoError(t, err)
 	require.Equal(t, "hash", s.codes)
 	require.Equal(t, ":2", s.addr)
 	for _, servers := range []string{"localhost:4222", "nats://u:secret@a,tls://[::1]:4222,b"} {
-		s, _, err := parse([]string{"-nats=" + servers}, func(string) string { return "" })
+		s, err := parse([]string{"-nats=" + servers}, func(string) string { return "" })
 		require.NoError(t, err)
 		require.Equal(t, servers, s.nats)
 	}
@@ -165,7 +165,7 @@ func TestDrainDelay(t *testing.T) {
 		{[]string{"-peers"}, "5s", 5 * time.Second},
 		{[]string{"-drain-delay=2s"}, "5s", 2 * time.Second},
 	} {
-		s, _, err := parse(append(x.args, "-dsn=postgres://a/b", "-nats=nats://a"), func(name string) string {
+		s, err := parse(append(x.args, "-dsn=postgres://a/b", "-nats=nats://a"), func(name string) string {
 			if name == "URLSHORTENER_DRAIN_DELAY" {
 				return x.env
 			}

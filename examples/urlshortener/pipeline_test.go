@@ -256,7 +256,7 @@ func TestSync(t *testing.T) {
 		args   []string
 		always bool
 	}{{nil, true}, {[]string{"-sync"}, true}, {[]string{"-sync=false"}, false}} {
-		s, _, err := parse(append(x.args, "-dir="+t.TempDir()), func(string) string { return "" })
+		s, err := parse(append(x.args, "-dir="+t.TempDir()), func(string) string { return "" })
 		require.NoError(t, err)
 		a, err := newApp(t.Context(), s, slog.New(slog.DiscardHandler))
 		require.NoError(t, err)

@@ -19,8 +19,8 @@ func TestReadme(t *testing.T) {
 		_, err := os.Stat(m[1])
 		require.NoError(t, err)
 	}
-	_, help, err := parse([]string{"-help"}, func(string) string { return "" })
-	require.NoError(t, err)
+	code, help, _ := command(t, nil, "-help")
+	require.Zero(t, code)
 	flags := regexp.MustCompile("(?:`|urlshortener |0 )-([a-z][a-z-]*)").FindAllStringSubmatch(text, -1)
 	require.Greater(t, len(flags), 10)
 	for _, m := range flags {
