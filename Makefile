@@ -35,8 +35,8 @@ BENCHTIME ?= 1s
 COUNT ?= 1
 FUZZTIME ?= 30s
 
-# $(call each,COMMAND) runs COMMAND in every module and stops at the first failure.
-each = for m in $(MODULES); do echo "== $@ .$${m\#$(ROOT)}"; (cd "$$m" && $(1)); done
+# $(call each,COMMAND) runs COMMAND in every module and stops at the first failure; $(call each,COMMAND,MODULES) in those.
+each = for m in $(or $(2),$(MODULES)); do echo "== $@ .$${m\#$(ROOT)}"; (cd "$$m" && $(1)); done
 
 .PHONY: test quick setup fmt tidy vet lint unit servers all rates examples bench-once test32 bench fuzz cover
 
@@ -71,10 +71,19 @@ lint:
 unit:
 	@$(call each,$(ROOT)/scripts/gotest -race -shuffle=on ./...)
 
-# The tests of both, unit and servers, in one run, which builds each package's tests once.
+# The tests of both, unit and servers, in one run, which builds each package's tests once; in the root module, and at the
+# same time in the others, whose tests wait a good deal.
+all: tests = $(ROOT)/scripts/gotest -race -shuffle=on -tags=servers ./...
 all:
 	@scripts/need $(SERVERS)
-	$(call each,$(ROOT)/scripts/gotest -race -shuffle=on -tags=servers ./...)
+	log=$$(mktemp); trap 'rm -f "$$log"' EXIT
+	($(call each,$(tests),$(filter-out $(ROOT),$(MODULES)))) >"$$log" 2>&1 & others=$$!
+	($(call each,$(tests),$(ROOT))) & root=$$!
+	failed=
+	wait $$root || failed=1
+	wait $$others || failed=1
+	cat "$$log"
+	test -z "$$failed"
 
 # What is measured with hundreds of filters, or a million requests, takes the race detector, which finds nothing in
 # it, ten minutes; there it runs in a short form.
