@@ -299,23 +299,31 @@ func TestHealed(t *testing.T) {
 	}
 }
 
+// newNewcomer returns a process that begins to hear of the others, which makes its filter by rebuild.
+func newNewcomer(t *testing.T, s *store, broker string, rebuild func(context.Context, *peer) error) *peer {
+	t.Helper()
+	conn, err := nats.Connect("nats://" + broker)
+	require.NoError(t, err)
+	t.Cleanup(conn.Close)
+	c, err := s.cluster(t.Context())
+	require.NoError(t, err)
+	b := &peer{links: newTestLinks(t, s), name: "b"}
+	b.others, err = newMembers(conn, c, member{ID: "b"}, memberHooks{
+		admit: b.admit, drop: b.cache.Invalidate, distrust: b.guard.FailOpen,
+		rebuild: func(ctx context.Context) error { return rebuild(ctx, b) },
+	}, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(b.others.close)
+	return b
+}
+
 // TestNewcomer has a process that begins while others remember that there is no such link: it makes none before it knows
 // them.
 func TestNewcomer(t *testing.T) {
 	t.Parallel()
 	s, broker := newStore(t), newTCPBroker(t)
 	a := newPeers(t, s, broker, "a")[0]
-	conn, err := nats.Connect("nats://" + broker)
-	require.NoError(t, err)
-	defer conn.Close()
-	c, err := s.cluster(t.Context())
-	require.NoError(t, err)
-	b := &peer{links: newTestLinks(t, s), name: "b"}
-	b.others, err = newMembers(conn, c, member{ID: "b"}, memberHooks{
-		admit: b.admit, drop: b.cache.Invalidate, distrust: b.guard.FailOpen, rebuild: b.rebuild,
-	}, slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
-	defer b.others.close()
+	b := newNewcomer(t, s, broker, func(ctx context.Context, b *peer) error { return b.rebuild(ctx) })
 	for n, end := 0, time.Now().Add(30*time.Second); ; n++ {
 		code := fmt.Sprint("code-", n)
 		absent(t, code, a)
@@ -451,24 +459,14 @@ func TestJoinWaits(t *testing.T) {
 	t.Parallel()
 	s, broker := newStore(t), newTCPBroker(t)
 	a := newPeers(t, s, broker, "a")[0]
-	conn, err := nats.Connect("nats://" + broker)
-	require.NoError(t, err)
-	defer conn.Close()
-	c, err := s.cluster(t.Context())
-	require.NoError(t, err)
-	b := &peer{links: newTestLinks(t, s), name: "b"}
 	made := false
-	b.others, err = newMembers(conn, c, member{ID: "b"}, memberHooks{
-		admit: b.admit, drop: b.cache.Invalidate, distrust: b.guard.FailOpen, rebuild: func(ctx context.Context) error {
-			err := b.rebuild(ctx)
-			if err == nil && !made { // as if it took so long
-				made = a.make(ctx, "abcdefg") == nil
-			}
-			return err
-		},
-	}, slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
-	defer b.others.close()
+	b := newNewcomer(t, s, broker, func(ctx context.Context, b *peer) error {
+		err := b.rebuild(ctx)
+		if err == nil && !made { // as if it took so long
+			made = a.make(ctx, "abcdefg") == nil
+		}
+		return err
+	})
 	within(t, 10*time.Second, func() bool { // until it is about to say that it is in
 		b.others.mu.Lock()
 		defer b.others.mu.Unlock()

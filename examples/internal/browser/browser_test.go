@@ -13,6 +13,8 @@ import (
 
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sysblocks/sysblocks/examples/internal/clitest"
 )
 
 // page has of everything that is looked for.
@@ -48,42 +50,13 @@ func serve(t *testing.T) string {
 	return s.URL
 }
 
-// A recorder is a test that may fail.
-type recorder struct {
-	testing.TB
-	failed bool
-}
-
-func (r *recorder) Errorf(string, ...any) { r.failed = true }
-
-func (r *recorder) FailNow() { panic(r) }
-
-func (r *recorder) Fatalf(string, ...any) {
-	r.failed = true
-	panic(r)
-}
-
-// fails reports whether f fails the test.
-func fails(t *testing.T, f func(testing.TB)) (failed bool) {
-	t.Helper()
-	r := &recorder{TB: t}
-	defer func() {
-		if x := recover(); x != nil && x != r {
-			panic(x)
-		}
-		failed = r.failed
-	}()
-	f(r)
-	return false
-}
-
 func TestBrowser(t *testing.T) {
 	url, other := serve(t), serve(t)
 	b := Start(t)
 	b.Do(t, chromedp.Navigate(url))
 	require.Equal(t, "page", Eval[string](t, b, "document.title"))
 	require.Equal(t, 7, Eval[int](t, b, "3 + 4"))
-	require.True(t, fails(t, func(tb testing.TB) { Eval[int](tb, b, "there.is.none") }))
+	require.True(t, clitest.Fails(t, func(tb testing.TB) { Eval[int](tb, b, "there.is.none") }))
 
 	// What has the focus, and is seen to have it.
 	require.Equal(t, "First", b.Tab(t))
@@ -92,7 +65,7 @@ func TestBrowser(t *testing.T) {
 	b.Do(t, chromedp.KeyEvent(" "))
 	b.Until(t, `document.body.dataset.clicked === "yes"`)
 	require.Equal(t, "Third", b.Tab(t))
-	require.True(t, fails(t, func(tb testing.TB) { b.Tab(tb) }))
+	require.True(t, clitest.Fails(t, func(tb testing.TB) { b.Tab(tb) }))
 	require.Equal(t, "hidden", b.Focused(t))
 
 	for _, scheme := range []string{"dark", "light"} {
@@ -137,6 +110,6 @@ func TestNever(t *testing.T) {
 	defer func() { patience = was }()
 	b := Start(t)
 	b.Do(t, chromedp.Navigate(serve(t)))
-	require.True(t, fails(t, func(tb testing.TB) { b.Until(tb, "false") }))
-	require.True(t, fails(t, func(tb testing.TB) { b.Resize(tb, 300, 400) }), "it is wider than that")
+	require.True(t, clitest.Fails(t, func(tb testing.TB) { b.Until(tb, "false") }))
+	require.True(t, clitest.Fails(t, func(tb testing.TB) { b.Resize(tb, 300, 400) }), "it is wider than that")
 }

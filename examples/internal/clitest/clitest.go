@@ -1,5 +1,5 @@
 // Package clitest has what the tests of the examples' commands have in common: processes of their own to signal and to
-// kill, files with what a command is to print, and a disk that is full.
+// kill, files with what a command is to print, a disk that is full, and a test that may fail.
 package clitest
 
 import (

@@ -28,35 +28,6 @@ func echo() {
 	}
 }
 
-// A recorder is a test that may fail.
-type recorder struct {
-	testing.TB
-	failed bool
-}
-
-func (r *recorder) Errorf(string, ...any) { r.failed = true }
-
-func (r *recorder) FailNow() { panic(r) }
-
-func (r *recorder) Fatalf(format string, args ...any) {
-	r.Errorf(format, args...)
-	r.FailNow()
-}
-
-// fails reports whether f fails the test.
-func fails(t *testing.T, f func(testing.TB)) (failed bool) {
-	t.Helper()
-	r := &recorder{TB: t}
-	defer func() {
-		if x := recover(); x != nil && x != r {
-			panic(x)
-		}
-		failed = r.failed
-	}()
-	f(r)
-	return false
-}
-
 func TestProcess(t *testing.T) {
 	p := Start(t, "one", "two 2", "three")
 	require.Equal(t, []string{"two 2", "2"}, p.Until(t, &p.Stderr, `^two (\d)$`))
@@ -68,7 +39,7 @@ func TestProcess(t *testing.T) {
 	require.Equal(t, "two 2\n", p.Stderr.String())
 	require.Equal(t, p.Stdout.String()+p.Stderr.String(), p.Output())
 	require.Equal(t, 3, p.End(t, syscall.SIGKILL), "it has ended before")
-	require.True(t, fails(t, func(tb testing.TB) { p.Until(tb, &p.Stdout, "one") }), "that was before")
+	require.True(t, Fails(t, func(tb testing.TB) { p.Until(tb, &p.Stdout, "one") }), "that was before")
 
 	killed := Start(t, "one")
 	killed.Until(t, &killed.Stdout, "one")
@@ -77,10 +48,10 @@ func TestProcess(t *testing.T) {
 
 func TestGolden(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "testdata", "x.golden")
-	require.True(t, fails(t, func(tb testing.TB) { Golden(tb, file, "a") }), "it is not there")
+	require.True(t, Fails(t, func(tb testing.TB) { Golden(tb, file, "a") }), "it is not there")
 	*update = true
 	Golden(t, file, "a")
 	*update = false
 	Golden(t, file, "a")
-	require.True(t, fails(t, func(tb testing.TB) { Golden(tb, file, "b") }))
+	require.True(t, Fails(t, func(tb testing.TB) { Golden(tb, file, "b") }))
 }
